@@ -1,0 +1,441 @@
+//! Manifests: their type, and what they name. The bytes themselves are never rewritten.
+//!
+//! <https://github.com/opencontainers/image-spec/blob/main/manifest.md>,
+//! <https://github.com/opencontainers/image-spec/blob/main/image-index.md>
+
+use std::fmt;
+
+use serde::Deserialize;
+
+use super::digest::{Digest, shown};
+
+/// Largest manifest taken or fetched, in bytes: the least the distribution-spec asks of a registry.
+pub const MANIFEST_LIMIT: usize = 4 << 20;
+
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const OCI_ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const DOCKER_SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+json";
+const DOCKER_SCHEMA_1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+
+/// Everything an upstream may be asked for, so that it never has to convert a manifest for us.
+pub const ACCEPTED: [&str; 7] = [
+    OCI_INDEX,
+    OCI_MANIFEST,
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    OCI_ARTIFACT,
+    DOCKER_SCHEMA_1_SIGNED,
+    DOCKER_SCHEMA_1,
+];
+
+/// A media type without parameters.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct MediaType(Box<str>);
+
+impl MediaType {
+    /// Reads a header's value or a descriptor's field; parameters are dropped. `None` if it is no `type/subtype`.
+    pub fn parse(value: &str) -> Option<Self> {
+        let essence = value
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase();
+        let token = |part: &str| {
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+        };
+        let (kind, subtype) = essence.split_once('/')?;
+        (essence.len() <= 255 && token(kind) && token(subtype)).then(|| Self(essence.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether this is a type that manifests have, as far as we know them.
+    pub fn is_manifest(&self) -> bool {
+        ACCEPTED.contains(&self.as_str())
+    }
+
+    fn kind(&self) -> Kind {
+        match self.as_str() {
+            OCI_MANIFEST | DOCKER_MANIFEST => Kind::Image,
+            OCI_INDEX | DOCKER_LIST => Kind::Index,
+            OCI_ARTIFACT => Kind::Artifact,
+            _ => Kind::Other,
+        }
+    }
+
+    fn is_schema_1(&self) -> bool {
+        matches!(self.as_str(), DOCKER_SCHEMA_1 | DOCKER_SCHEMA_1_SIGNED)
+    }
+
+    /// Whether registries hold such layers at all.
+    fn is_distributable(&self) -> bool {
+        !self.as_str().contains(".nondistributable.") && !self.as_str().contains(".foreign.")
+    }
+}
+
+impl fmt::Display for MediaType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The shapes of manifest whose references we can read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Image,
+    Index,
+    Artifact,
+    /// A type we do not know: stored as it is, naming nothing.
+    Other,
+}
+
+/// What a descriptor is to the manifest that holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A config, a layer, or an entry of an index that is no manifest (BuildKit's cache indexes hold layers).
+    Blob,
+    /// A child of an index.
+    Manifest,
+    /// A layer that registries need not hold; neither its presence nor its size is checked.
+    NonDistributable,
+}
+
+/// A reference from a manifest to content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    pub digest: Digest,
+    /// In bytes.
+    pub size: u64,
+    pub media_type: Option<MediaType>,
+    pub role: Role,
+}
+
+/// What we read from a manifest's bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    pub media_type: MediaType,
+    pub kind: Kind,
+    /// Config, layers and children, in the manifest's order, each digest once.
+    pub references: Vec<Descriptor>,
+    /// The manifest this one is about (referrers).
+    pub subject: Option<Digest>,
+}
+
+impl Manifest {
+    /// Reads a manifest that a client pushes, with the `Content-Type` it came under. Strict: what it names must be
+    /// readable, for it is about to be checked.
+    pub fn pushed(body: &[u8], content_type: Option<&str>) -> Result<Self, InvalidManifest> {
+        let fields = Fields::parse(body)?;
+        let declared = content_type.and_then(MediaType::parse);
+        let media_type = fields.media_type(declared.as_ref())?;
+        if let Some(declared) = declared
+            && declared.is_manifest()
+            && media_type.is_manifest()
+            && declared != media_type
+        {
+            return Err(InvalidManifest(format!(
+                "the Content-Type is {declared}, but the manifest's mediaType is {media_type}"
+            )));
+        }
+        if media_type.is_schema_1() || fields.schema_version == Some(1) {
+            return Err(InvalidManifest(
+                "schema 1 manifests are not taken: push schema 2 or an OCI manifest".to_owned(),
+            ));
+        }
+        let kind = media_type.kind();
+        if (kind == Kind::Image && fields.manifests.is_some())
+            || (kind == Kind::Index && fields.layers.is_some())
+        {
+            return Err(InvalidManifest(
+                "it has layers and manifests both, so clients may disagree about what it is"
+                    .to_owned(),
+            ));
+        }
+        Ok(Self {
+            references: fields.references(kind)?,
+            subject: fields.subject()?,
+            media_type,
+            kind,
+        })
+    }
+
+    /// Reads a manifest that an upstream serves under `content_type`. Lenient: the upstream vouches for it, so what
+    /// cannot be read is left out and the bytes are passed on all the same.
+    pub fn pulled(body: &[u8], content_type: Option<&str>) -> Self {
+        let declared = content_type.and_then(MediaType::parse);
+        let fallback = || {
+            declared
+                .clone()
+                .unwrap_or_else(|| MediaType("application/octet-stream".into()))
+        };
+        let Ok(fields) = Fields::parse(body) else {
+            return Self {
+                media_type: fallback(),
+                kind: Kind::Other,
+                references: Vec::new(),
+                subject: None,
+            };
+        };
+        let media_type = fields
+            .media_type(declared.as_ref())
+            .unwrap_or_else(|_| fallback());
+        let kind = media_type.kind();
+        Self {
+            references: fields.references(kind).unwrap_or_default(),
+            subject: fields.subject().unwrap_or_default(),
+            media_type,
+            kind,
+        }
+    }
+}
+
+/// The fields we look at; every other one is left alone. A field given twice is refused by the parser, since readers
+/// would differ in which they believe.
+#[derive(Deserialize)]
+struct Fields {
+    #[serde(rename = "schemaVersion")]
+    schema_version: Option<u64>,
+    #[serde(rename = "mediaType")]
+    media_type: Option<String>,
+    config: Option<RawDescriptor>,
+    layers: Option<Vec<RawDescriptor>>,
+    blobs: Option<Vec<RawDescriptor>>,
+    manifests: Option<Vec<RawDescriptor>>,
+    subject: Option<RawDescriptor>,
+}
+
+#[derive(Deserialize)]
+struct RawDescriptor {
+    #[serde(rename = "mediaType")]
+    media_type: Option<String>,
+    digest: String,
+    size: u64,
+}
+
+impl Fields {
+    fn parse(body: &[u8]) -> Result<Self, InvalidManifest> {
+        if body.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
+            // serde would read a struct from a JSON array as well.
+            return Err(InvalidManifest("a manifest is a JSON object".to_owned()));
+        }
+        serde_json::from_slice(body)
+            .map_err(|error| InvalidManifest(format!("the manifest can't be read: {error}")))
+    }
+
+    /// The body's own `mediaType`; else the type it came under; else what its fields say.
+    fn media_type(&self, declared: Option<&MediaType>) -> Result<MediaType, InvalidManifest> {
+        if let Some(own) = &self.media_type {
+            return MediaType::parse(own).ok_or_else(|| {
+                InvalidManifest(format!("its mediaType {} is no media type", shown(own)))
+            });
+        }
+        if let Some(declared) = declared.filter(|declared| declared.is_manifest()) {
+            return Ok(declared.clone());
+        }
+        let deduced = match (&self.manifests, &self.config, &self.layers) {
+            (Some(_), None, None) => OCI_INDEX,
+            (None, Some(_), Some(_)) => OCI_MANIFEST,
+            _ => {
+                return declared
+                    .filter(|declared| !matches!(declared.as_str(), "application/json" | "application/octet-stream" | "text/plain"))
+                    .cloned()
+                    .ok_or_else(|| {
+                        InvalidManifest("it has no mediaType, and neither its Content-Type nor its fields tell what it is".to_owned())
+                    });
+            }
+        };
+        Ok(MediaType(deduced.into()))
+    }
+
+    fn references(&self, kind: Kind) -> Result<Vec<Descriptor>, InvalidManifest> {
+        let mut references: Vec<Descriptor> = Vec::new();
+        let blobs = match kind {
+            Kind::Image => self.config.iter().chain(self.layers.iter().flatten()),
+            Kind::Artifact => None.iter().chain(self.blobs.iter().flatten()),
+            Kind::Index => None.iter().chain(self.manifests.iter().flatten()),
+            Kind::Other => return Ok(references),
+        };
+        for raw in blobs {
+            let descriptor = raw.descriptor(kind)?;
+            match references
+                .iter()
+                .find(|known| known.digest == descriptor.digest)
+            {
+                None => references.push(descriptor),
+                Some(known) if known.size == descriptor.size => {}
+                Some(known) => {
+                    return Err(InvalidManifest(format!(
+                        "{} is named twice, with sizes {} and {}",
+                        known.digest, known.size, descriptor.size
+                    )));
+                }
+            }
+        }
+        Ok(references)
+    }
+
+    fn subject(&self) -> Result<Option<Digest>, InvalidManifest> {
+        let Some(subject) = &self.subject else {
+            return Ok(None);
+        };
+        let digest = subject
+            .digest
+            .parse()
+            .map_err(|error| InvalidManifest(format!("its subject: {error}")))?;
+        Ok(Some(digest))
+    }
+}
+
+impl RawDescriptor {
+    fn descriptor(&self, holder: Kind) -> Result<Descriptor, InvalidManifest> {
+        let digest = self
+            .digest
+            .parse()
+            .map_err(|error| InvalidManifest(format!("a descriptor's digest: {error}")))?;
+        let media_type = self.media_type.as_deref().and_then(MediaType::parse);
+        let role = match (&media_type, holder) {
+            (Some(media_type), Kind::Index) if media_type.is_manifest() => Role::Manifest,
+            (Some(media_type), _) if !media_type.is_distributable() => Role::NonDistributable,
+            _ => Role::Blob,
+        };
+        Ok(Descriptor {
+            digest,
+            size: self.size,
+            media_type,
+            role,
+        })
+    }
+}
+
+/// The body is no manifest that can be stored; the text says why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidManifest(String);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn digest(fill: &str) -> String {
+        format!("sha256:{}", fill.repeat(64))
+    }
+
+    fn image(extra: &str) -> String {
+        format!(
+            r#"{{"schemaVersion":2{extra},"config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{}","size":2}},
+               "layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{}","size":3}},
+                         {{"mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip","digest":"{}","size":4}}]}}"#,
+            digest("a"),
+            digest("b"),
+            digest("c")
+        )
+    }
+
+    #[test]
+    fn the_type_is_the_bodys_then_the_headers_then_deduced() {
+        let typed = image(&format!(r#","mediaType":"{DOCKER_MANIFEST}""#));
+        for (body, header, expected) in [
+            (typed.as_str(), None, DOCKER_MANIFEST),
+            (&typed, Some("application/json"), DOCKER_MANIFEST),
+            (
+                &image(""),
+                Some("application/vnd.oci.image.manifest.v1+json; charset=utf-8"),
+                OCI_MANIFEST,
+            ),
+            (&image(""), Some(DOCKER_MANIFEST), DOCKER_MANIFEST),
+            (&image(""), Some("application/octet-stream"), OCI_MANIFEST),
+            (&image(""), None, OCI_MANIFEST),
+            (r#"{"schemaVersion":2,"manifests":[]}"#, None, OCI_INDEX),
+            (
+                r#"{"mediaType":"application/vnd.acme.thing+json","x":1}"#,
+                None,
+                "application/vnd.acme.thing+json",
+            ),
+        ] {
+            assert_eq!(
+                Manifest::pushed(body.as_bytes(), header)
+                    .unwrap()
+                    .media_type
+                    .as_str(),
+                expected,
+                "{body} under {header:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn references_and_their_roles() {
+        let manifest = Manifest::pushed(image("").as_bytes(), None).unwrap();
+        let roles: Vec<(u64, Role)> = manifest
+            .references
+            .iter()
+            .map(|d| (d.size, d.role))
+            .collect();
+        assert_eq!(
+            roles,
+            [
+                (2, Role::Blob),
+                (3, Role::Blob),
+                (4, Role::NonDistributable)
+            ]
+        );
+
+        let index = format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{OCI_MANIFEST}","digest":"{}","size":7}},
+               {{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{}","size":8}}],
+               "subject":{{"mediaType":"{OCI_MANIFEST}","digest":"{}","size":9}}}}"#,
+            digest("a"),
+            digest("b"),
+            digest("c")
+        );
+        let index = Manifest::pushed(index.as_bytes(), None).unwrap();
+        let roles: Vec<(u64, Role)> = index.references.iter().map(|d| (d.size, d.role)).collect();
+        assert_eq!(roles, [(7, Role::Manifest), (8, Role::Blob)]);
+        assert_eq!(index.subject.unwrap().to_string(), digest("c"));
+    }
+
+    #[test]
+    fn what_is_refused_on_a_push_and_passed_on_in_a_pull() {
+        let both = format!(r#"{{"mediaType":"{OCI_INDEX}","manifests":[],"layers":[]}}"#);
+        let twice = image("").replace(&digest("c"), &digest("b"));
+        let conflict = image(&format!(r#","mediaType":"{OCI_INDEX}""#));
+        for (body, header) in [
+            ("", None),
+            ("not json", None),
+            ("[]", None),
+            ("{}", None),
+            ("{}", Some("application/json")),
+            (r#"{"mediaType":"no type"}"#, None),
+            (
+                r#"{"schemaVersion":1,"fsLayers":[]}"#,
+                Some(DOCKER_SCHEMA_1_SIGNED),
+            ),
+            (r#"{"mediaType":"a/b","mediaType":"c/d"}"#, None),
+            (r#"{"manifests":[{"digest":"sha256:bad","size":1}]}"#, None),
+            (
+                r#"{"manifests":[{"digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":-1}]}"#,
+                None,
+            ),
+            (&both, None),
+            (&twice, None),
+            (&conflict, Some(OCI_MANIFEST)),
+        ] {
+            assert!(
+                Manifest::pushed(body.as_bytes(), header).is_err(),
+                "{body} under {header:?} was taken"
+            );
+            Manifest::pulled(body.as_bytes(), header);
+        }
+    }
+}

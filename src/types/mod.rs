@@ -1,0 +1,18 @@
+//! The values of the distribution-spec, parsed once at the edge and trusted from there on.
+//!
+//! Pure: no I/O, no async, and nothing that knows HTTP or a disk. A value of one of these types *is* valid; each
+//! type's `FromStr` is the only way in.
+
+pub mod digest;
+pub mod manifest;
+pub mod name;
+pub mod pattern;
+pub mod reference;
+pub mod upload;
+
+pub use digest::{Algorithm, Digest, Hasher, InvalidDigest};
+pub use manifest::{Descriptor, InvalidManifest, Kind, Manifest, MediaType, Role};
+pub use name::{CanonicalName, InvalidHost, InvalidName, Namespace, RegistryHost, RepositoryName};
+pub use pattern::{InvalidPattern, Pattern};
+pub use reference::{InvalidReference, Reference, Tag};
+pub use upload::{ContentRange, InvalidContentRange, UploadId};
