@@ -1,1 +1,4 @@
+pub mod cache;
+pub mod storage;
 pub mod types;
+pub mod upstream;

@@ -1,0 +1,552 @@
+//! Pull-through: what the store has, else fetched once, streamed while it is fetched, verified, committed.
+//!
+//! It knows nothing of `_local` and of who shadows whom, and asks every upstream it is told to: the rules are above.
+//!
+//! - However many ask for a digest, the upstream sends it once; everybody reads behind the one download.
+//! - What is fetched outlives whoever asked: fetches run on a runtime of their own, so a client that vanishes ends
+//!   nothing.
+//! - Nothing is visible, and no client has the last of its bytes, before the digest is verified.
+//! - A store that takes no more bytes costs the copy, never the pull.
+
+mod fill;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
+use tokio::runtime::Handle;
+
+use crate::{
+    storage::{self, ManifestEntry, Store, TagEntry, blocking},
+    types::{
+        Algorithm, CanonicalName, Digest, Manifest, Namespace, Reference, RegistryHost, Role, Tag,
+    },
+    upstream::Upstreams,
+};
+
+pub use crate::upstream::{Cause, Error as UpstreamError};
+pub use fill::Body;
+
+/// A manifest to be answered with.
+#[derive(Clone, Debug)]
+pub struct PulledManifest {
+    pub digest: Digest,
+    pub entry: ManifestEntry,
+    /// Absent where only its description was wanted.
+    pub bytes: Option<Bytes>,
+}
+
+/// How much of a manifest is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Want {
+    /// Digest, type and size.
+    Description,
+    Bytes,
+}
+
+/// The pull-through cache. Cheap to clone.
+#[derive(Clone)]
+pub struct Cache(Arc<Shelf>);
+
+struct Shelf {
+    store: Arc<Store>,
+    upstreams: Upstreams,
+    /// Where fetches run: outlives every request.
+    runtime: Handle,
+    tag_ttl: Duration,
+    fills: fill::Fills,
+    manifests: Mutex<HashMap<(CanonicalName, Reference, Want), Flight>>,
+}
+
+type Flight = Shared<BoxFuture<'static, Result<Option<PulledManifest>, Error>>>;
+
+impl Cache {
+    /// `runtime` must have timers and I/O, and outlive the cache's users.
+    pub fn new(
+        store: Arc<Store>,
+        upstreams: Upstreams,
+        tag_ttl: Duration,
+        runtime: Handle,
+    ) -> Self {
+        Self(Arc::new(Shelf {
+            store,
+            upstreams,
+            runtime,
+            tag_ttl,
+            fills: fill::Fills::default(),
+            manifests: Mutex::default(),
+        }))
+    }
+
+    /// Whether this registry may be asked at all.
+    pub fn is_configured(&self, registry: &RegistryHost) -> bool {
+        self.0.upstreams.is_configured(registry)
+    }
+
+    /// The manifest, from the cache if it is fresh, else from the upstream. `None`: the upstream has none.
+    pub async fn manifest(
+        &self,
+        name: &CanonicalName,
+        reference: &Reference,
+        want: Want,
+    ) -> Result<Option<PulledManifest>, Error> {
+        let fresh = {
+            let (cache, name, reference) = (self.clone(), name.clone(), reference.clone());
+            blocking(move || {
+                cache.held(&name, &reference, want, Freshness::Within(cache.0.tag_ttl))
+            })
+            .await?
+        };
+        match fresh {
+            Some(manifest) => Ok(Some(manifest)),
+            None => self.flight(name, reference, want).await,
+        }
+    }
+
+    /// The manifest as far as it is here, however old, if all that it takes to use it is here as well: every blob of an
+    /// image, a whole child of an index.
+    pub async fn held_manifest(
+        &self,
+        name: &CanonicalName,
+        reference: &Reference,
+    ) -> Result<Option<PulledManifest>, Error> {
+        let (cache, name, reference) = (self.clone(), name.clone(), reference.clone());
+        blocking(move || {
+            let Some(manifest) = cache.held(&name, &reference, Want::Bytes, Freshness::Any)? else {
+                return Ok(None);
+            };
+            Ok(cache.is_usable(&manifest, 0)?.then_some(manifest))
+        })
+        .await
+    }
+
+    /// Whether the upstream has the manifest, and its size if it says so. Not cached.
+    pub async fn head_manifest(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+    ) -> Result<Option<Option<u64>>, Error> {
+        let (cache, name, reference) = (
+            self.clone(),
+            name.clone(),
+            Reference::Digest(digest.clone()),
+        );
+        self.background(async move {
+            let found = cache
+                .0
+                .upstreams
+                .head_manifest(name.source(), name.repository(), &reference)
+                .await?;
+            Ok(found.map(|manifest| manifest.size))
+        })
+        .await
+    }
+
+    /// Whether the upstream has the blob, and its size if it says so. Not cached.
+    pub async fn head_blob(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+    ) -> Result<Option<Option<u64>>, Error> {
+        let (cache, name, digest) = (self.clone(), name.clone(), digest.clone());
+        self.background(async move {
+            Ok(cache
+                .0
+                .upstreams
+                .head_blob(name.source(), name.repository(), &digest)
+                .await?)
+        })
+        .await
+    }
+
+    /// The upstream's tags, in its order. `None`: it has no such repository.
+    pub async fn list_tags(&self, name: &CanonicalName) -> Result<Option<Vec<Tag>>, Error> {
+        let (cache, name) = (self.clone(), name.clone());
+        self.background(async move {
+            Ok(cache
+                .0
+                .upstreams
+                .list_tags(name.source(), name.repository())
+                .await?)
+        })
+        .await
+    }
+
+    /// Runs `work` to its end whatever becomes of the caller.
+    async fn background<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        storage::joined(self.0.runtime.spawn(work).await).await
+    }
+
+    /// Asks the upstream, once for all who want the same thing at this moment.
+    fn flight(&self, name: &CanonicalName, reference: &Reference, want: Want) -> Flight {
+        let key = (name.clone(), reference.clone(), want);
+        let mut flights = self.flights();
+        if let Some(flight) = flights.get(&key) {
+            return flight.clone();
+        }
+        let landing = Landing {
+            cache: self.clone(),
+            key: key.clone(),
+        };
+        let (cache, name, reference) = (self.clone(), name.clone(), reference.clone());
+        let task = self.0.runtime.spawn(async move {
+            let _landing = landing;
+            cache.ask(&name, &reference, want).await
+        });
+        let flight = async move { storage::joined(task.await).await }
+            .boxed()
+            .shared();
+        flights.insert(key, flight.clone());
+        flight
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<(CanonicalName, Reference, Want), Flight>> {
+        self.0
+            .manifests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ask(
+        &self,
+        name: &CanonicalName,
+        reference: &Reference,
+        want: Want,
+    ) -> Result<Option<PulledManifest>, Error> {
+        let Reference::Tag(tag) = reference else {
+            return self.ask_by_digest(name, reference, want).await;
+        };
+        let known = {
+            let (cache, name, reference) = (self.clone(), name.clone(), reference.clone());
+            blocking(move || cache.held(&name, &reference, Want::Description, Freshness::Any))
+                .await?
+        };
+        // GET counts against an upstream's pull limit, HEAD does not.
+        if known.is_none() && want == Want::Bytes {
+            return self.fetch(name, reference, want).await;
+        }
+        let Some(remote) = self
+            .0
+            .upstreams
+            .head_manifest(name.source(), name.repository(), reference)
+            .await?
+        else {
+            let (cache, name, tag) = (self.clone(), name.clone(), tag.clone());
+            blocking(move || cache.0.store.delete_tag(Namespace::Upstream, &name, &tag)).await?;
+            return Ok(None);
+        };
+        let Some(digest) = remote.digest else {
+            return self.fetch(name, reference, want).await;
+        };
+        let entry = match (
+            known.filter(|known| known.digest == digest),
+            remote.media_type,
+            remote.size,
+        ) {
+            (Some(known), _, _) => Some(known.entry),
+            (None, Some(media_type), Some(size)) => Some(ManifestEntry { media_type, size }),
+            _ => None,
+        };
+        self.remember_tag(name, tag, &digest, entry.clone()).await;
+        if let Some(entry) = entry
+            && want == Want::Description
+        {
+            return Ok(Some(PulledManifest {
+                digest,
+                entry,
+                bytes: None,
+            }));
+        }
+        let by_digest = Reference::Digest(digest);
+        let held = {
+            let (cache, name, reference) = (self.clone(), name.clone(), by_digest.clone());
+            blocking(move || cache.held(&name, &reference, want, Freshness::Any)).await?
+        };
+        match held {
+            Some(manifest) => Ok(Some(manifest)),
+            None => self.fetch(name, &by_digest, want).await,
+        }
+    }
+
+    async fn ask_by_digest(
+        &self,
+        name: &CanonicalName,
+        reference: &Reference,
+        want: Want,
+    ) -> Result<Option<PulledManifest>, Error> {
+        let Reference::Digest(digest) = reference else {
+            return Ok(None);
+        };
+        if want == Want::Bytes {
+            return self.fetch(name, reference, want).await;
+        }
+        let remote = self
+            .0
+            .upstreams
+            .head_manifest(name.source(), name.repository(), reference)
+            .await?;
+        let Some(remote) = remote else {
+            return Ok(None);
+        };
+        match (remote.media_type, remote.size) {
+            (Some(media_type), Some(size)) => {
+                let entry = ManifestEntry { media_type, size };
+                Ok(Some(PulledManifest {
+                    digest: digest.clone(),
+                    entry,
+                    bytes: None,
+                }))
+            }
+            _ => self.fetch(name, reference, want).await,
+        }
+    }
+
+    /// GETs the manifest, verifies it, and keeps it if the store can.
+    async fn fetch(
+        &self,
+        name: &CanonicalName,
+        reference: &Reference,
+        want: Want,
+    ) -> Result<Option<PulledManifest>, Error> {
+        let fetched = self
+            .0
+            .upstreams
+            .get_manifest(name.source(), name.repository(), reference)
+            .await?;
+        let Some(fetched) = fetched else {
+            return Ok(None);
+        };
+        let claimed = match reference {
+            Reference::Digest(digest) => Some(digest.clone()),
+            Reference::Tag(_) => fetched.digest,
+        };
+        let algorithm = claimed
+            .as_ref()
+            .map_or(Algorithm::Sha256, Digest::algorithm);
+        let digest = Digest::of(algorithm, &fetched.bytes);
+        if let Some(wanted) = claimed.filter(|claimed| *claimed != digest) {
+            let cause = Cause::DigestMismatch {
+                wanted,
+                found: digest,
+            };
+            return Err(UpstreamError::new(name.source(), cause).into());
+        }
+        let manifest = Manifest::pulled(&fetched.bytes, fetched.content_type.as_deref());
+        let entry = ManifestEntry {
+            media_type: manifest.media_type.clone(),
+            size: fetched.bytes.len() as u64,
+        };
+        let kept = {
+            let (cache, name, digest, bytes) = (
+                self.clone(),
+                name.clone(),
+                digest.clone(),
+                fetched.bytes.clone(),
+            );
+            blocking(move || {
+                cache
+                    .0
+                    .store
+                    .put_manifest(Namespace::Upstream, &name, &digest, &bytes, &manifest)
+            })
+            .await
+        };
+        match (kept, reference) {
+            (Err(error), _) => {
+                log::warn!("{name}: the manifest {digest} is passed on without being kept: {error}")
+            }
+            (Ok(()), Reference::Tag(tag)) => {
+                self.remember_tag(name, tag, &digest, Some(entry.clone()))
+                    .await
+            }
+            (Ok(()), Reference::Digest(_)) => {}
+        }
+        let bytes = (want == Want::Bytes).then_some(fetched.bytes);
+        Ok(Some(PulledManifest {
+            digest,
+            entry,
+            bytes,
+        }))
+    }
+
+    /// Records what the upstream just said a tag is. Without it the upstream is only asked again sooner.
+    async fn remember_tag(
+        &self,
+        name: &CanonicalName,
+        tag: &Tag,
+        digest: &Digest,
+        manifest: Option<ManifestEntry>,
+    ) {
+        let entry = TagEntry {
+            digest: digest.clone(),
+            manifest,
+            checked: Some(now()),
+        };
+        let (cache, canonical, tag) = (self.clone(), name.clone(), tag.clone());
+        let kept = blocking(move || {
+            cache
+                .0
+                .store
+                .put_tag(Namespace::Upstream, &canonical, &tag, &entry)
+        })
+        .await;
+        if let Err(error) = kept {
+            log::warn!("{name}: what its tag names is not kept: {error}");
+        }
+    }
+
+    /// What the store has. Blocks.
+    fn held(
+        &self,
+        name: &CanonicalName,
+        reference: &Reference,
+        want: Want,
+        freshness: Freshness,
+    ) -> Result<Option<PulledManifest>, Error> {
+        let store = &self.0.store;
+        let (digest, described) = match reference {
+            Reference::Digest(digest) => (digest.clone(), None),
+            Reference::Tag(tag) => match store.tag(Namespace::Upstream, name, tag)? {
+                Some(entry) if freshness.allows(entry.checked) => (entry.digest, entry.manifest),
+                _ => return Ok(None),
+            },
+        };
+        if let Some(entry) = store.manifest(Namespace::Upstream, name, &digest)?
+            && let Some(content) = store.content(&digest)?
+        {
+            let bytes = match want {
+                Want::Description => None,
+                Want::Bytes => Some(content.read()?),
+            };
+            return Ok(Some(PulledManifest {
+                digest,
+                entry,
+                bytes,
+            }));
+        }
+        match described {
+            Some(entry) if want == Want::Description => Ok(Some(PulledManifest {
+                digest,
+                entry,
+                bytes: None,
+            })),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether a client that is given this manifest can be given the rest. Blocks.
+    fn is_usable(&self, manifest: &PulledManifest, depth: usize) -> Result<bool, Error> {
+        const DEEPEST: usize = 8;
+        let store = &self.0.store;
+        let Some(bytes) = &manifest.bytes else {
+            return Ok(false);
+        };
+        let parsed = Manifest::pulled(bytes, Some(manifest.entry.media_type.as_str()));
+        let mut children = 0;
+        for reference in &parsed.references {
+            match reference.role {
+                Role::NonDistributable => {}
+                Role::Blob if store.stat(&reference.digest)?.is_none() => return Ok(false),
+                Role::Blob => {}
+                Role::Manifest => {
+                    children += 1;
+                    let Some(content) = store
+                        .content(&reference.digest)?
+                        .filter(|_| depth < DEEPEST)
+                    else {
+                        continue;
+                    };
+                    let media_type = reference
+                        .media_type
+                        .clone()
+                        .unwrap_or_else(|| parsed.media_type.clone());
+                    let entry = ManifestEntry {
+                        media_type,
+                        size: content.size(),
+                    };
+                    let child = PulledManifest {
+                        digest: reference.digest.clone(),
+                        entry,
+                        bytes: Some(content.read()?),
+                    };
+                    if self.is_usable(&child, depth + 1)? {
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+        Ok(children == 0)
+    }
+}
+
+/// Takes a flight off the board when it ends, however it ends.
+struct Landing {
+    cache: Cache,
+    key: (CanonicalName, Reference, Want),
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.cache.flights().remove(&self.key);
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Freshness {
+    Any,
+    Within(Duration),
+}
+
+impl Freshness {
+    fn allows(self, checked: Option<u64>) -> bool {
+        match (self, checked) {
+            (Self::Any, _) => true,
+            (Self::Within(_), None) => false,
+            // A clock that was set back makes an entry old, not fresh for ever.
+            (Self::Within(limit), Some(checked)) => now()
+                .checked_sub(checked)
+                .is_some_and(|age| u128::from(age) < limit.as_millis()),
+        }
+    }
+}
+
+/// Milliseconds since the epoch.
+fn now() -> u64 {
+    let elapsed = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Why the cache can't answer. Shared by everyone who waited for the same answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error(transparent)]
+    Storage(Arc<storage::Error>),
+    #[error("content in the data directory can't be read: {0}")]
+    Read(Arc<std::io::Error>),
+}
+
+impl From<storage::Error> for Error {
+    fn from(error: storage::Error) -> Self {
+        Self::Storage(Arc::new(error))
+    }
+}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        Self::Read(Arc::new(error))
+    }
+}

@@ -1,0 +1,69 @@
+//! What a place to keep bytes must be able to do. Private to storage: everyone else speaks to `Store`.
+//!
+//! Every call blocks; `Store`'s callers run it off the async workers. There is no rename and no append here: an object
+//! store has neither. Bytes are written as *parts* nobody can see, and `publish` turns parts into content at once.
+
+use std::{io, sync::Arc};
+
+use super::layout::Key;
+use crate::types::{Digest, UploadId};
+
+pub(super) trait Backend: Send + Sync + 'static {
+    /// The whole record at `key`, or `None`.
+    fn read(&self, key: &Key) -> io::Result<Option<Vec<u8>>>;
+
+    /// Writes the whole record at `key`; a reader sees the old one or the new one, never a part.
+    fn write(&self, key: &Key, bytes: &[u8]) -> io::Result<()>;
+
+    /// Whether there was a record at `key`, which is gone now.
+    fn delete(&self, key: &Key) -> io::Result<bool>;
+
+    /// Names directly below `prefix`, in no order.
+    fn list(&self, prefix: &Key) -> io::Result<Vec<String>>;
+
+    /// A private place for bytes of the session `id`, empty.
+    fn create_part(&self, id: UploadId) -> io::Result<Arc<dyn PartFile>>;
+
+    /// Frees what `create_part` made, published or not. Never fails: a leftover is swept at the next start.
+    fn discard(&self, id: UploadId);
+
+    /// Makes the bytes of `parts`, one behind the other, visible as `digest`: wholly, at once, and for good. Content that is
+    /// there already under that digest is a success.
+    fn publish(&self, digest: &Digest, parts: &[Part]) -> io::Result<()>;
+
+    /// Size of the content, or `None`.
+    fn stat(&self, digest: &Digest) -> io::Result<Option<u64>>;
+
+    /// Opens the content for reading, or `None`. What was opened stays readable whatever happens to the key.
+    fn open(&self, digest: &Digest) -> io::Result<Option<(Arc<dyn ReadAt>, u64)>>;
+
+    /// Bytes that can still be written, as far as the place can tell.
+    fn free_space(&self) -> io::Result<u64>;
+}
+
+/// `length` bytes from the start of a part.
+pub(super) struct Part {
+    pub(super) id: UploadId,
+    pub(super) file: Arc<dyn PartFile>,
+    pub(super) length: u64,
+}
+
+/// Positional reads; short only at the end.
+pub(super) trait ReadAt: Send + Sync {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+}
+
+/// A part while it grows. Readable behind what was written.
+pub(super) trait PartFile: ReadAt {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Asks for room up to `length` bytes, so that a lack of it shows before the bytes come.
+    fn reserve(&self, length: u64) -> io::Result<()>;
+
+    fn set_length(&self, length: u64) -> io::Result<()>;
+
+    /// Bytes have reached the medium when this returns.
+    fn sync(&self) -> io::Result<()>;
+
+    fn as_read(self: Arc<Self>) -> Arc<dyn ReadAt>;
+}

@@ -1,0 +1,71 @@
+//! Reading what is visible: positional, with one piece read ahead.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+
+use super::{backend::ReadAt, joined};
+
+/// Open content. Stays readable whatever happens to its key.
+#[derive(Clone)]
+pub struct Content {
+    file: Arc<dyn ReadAt>,
+    size: u64,
+}
+
+impl Content {
+    pub(super) fn new(file: Arc<dyn ReadAt>, size: u64) -> Self {
+        Self { file, size }
+    }
+
+    /// In bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// All of it. Blocks. For manifests and configs; blobs are streamed.
+    pub fn read(&self) -> io::Result<Bytes> {
+        read_piece(&*self.file, 0, self.size)
+    }
+
+    /// All of it in pieces of `piece` bytes; while one is being sent, the next is read.
+    pub fn stream(self, piece: usize) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+        let piece = piece.max(1) as u64;
+        let size = self.size;
+        let file = self.file;
+        let read = move |offset: u64| {
+            let file = Arc::clone(&file);
+            let length = piece.min(size - offset);
+            tokio::task::spawn_blocking(move || read_piece(&*file, offset, length))
+        };
+        stream::unfold((0, None), move |(offset, ahead)| {
+            let read = read.clone();
+            async move {
+                if offset >= size {
+                    return None;
+                }
+                let current = ahead.unwrap_or_else(|| read(offset));
+                let bytes = match joined(current.await).await {
+                    Ok(bytes) => bytes,
+                    Err(error) => return Some((Err(error), (size, None))),
+                };
+                let next = offset + bytes.len() as u64;
+                let ahead = (next < size).then(|| read(next));
+                Some((Ok(bytes), (next, ahead)))
+            }
+        })
+    }
+}
+
+fn read_piece(file: &dyn ReadAt, offset: u64, length: u64) -> io::Result<Bytes> {
+    let length = usize::try_from(length).map_err(io::Error::other)?;
+    let mut buffer = vec![0; length];
+    if file.read_at(offset, &mut buffer)? < length {
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "content in the data directory was cut short",
+        ));
+    }
+    Ok(buffer.into())
+}

@@ -1,0 +1,471 @@
+//! The client of other registries: asks, streams, and says plainly what went wrong.
+//!
+//! It stores nothing and knows no rules of ours. Absence (404) is `Ok(None)`; everything else that keeps an answer from
+//! us is an [`Error`] that names the registry and the true cause. What comes from an upstream is untrusted: sizes are
+//! bounded here, digests are verified by whoever stores or passes on the bytes.
+
+use std::{collections::BTreeMap, fmt, sync::OnceLock, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt as _, stream::BoxStream};
+use reqwest::{
+    Method, Response, StatusCode, Url,
+    header::{
+        ACCEPT, ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LINK, RANGE, RETRY_AFTER,
+    },
+};
+use serde::Deserialize;
+
+use crate::types::{Digest, MediaType, Reference, RegistryHost, RepositoryName, Tag, manifest};
+
+/// An upstream has so long to answer with headers. Clients such as containerd give up after 30 seconds.
+pub const HEADER_BUDGET: Duration = Duration::from_secs(25);
+
+/// Tags read from an upstream for one listing, at most.
+const TAG_LIMIT: usize = 10_000;
+
+/// Where a registry really is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamUrl(Url);
+
+impl UpstreamUrl {
+    /// `https://HOST`, but for Docker Hub, whose images are served by another host than their name says.
+    pub fn of(host: &RegistryHost) -> Option<Self> {
+        let authority = if host.is_docker_hub() {
+            "registry-1.docker.io".to_owned()
+        } else {
+            host.to_string()
+        };
+        format!("https://{authority}").parse().ok()
+    }
+}
+
+impl std::str::FromStr for UpstreamUrl {
+    type Err = InvalidUpstreamUrl;
+
+    fn from_str(s: &str) -> Result<Self, InvalidUpstreamUrl> {
+        let invalid = |why: &str| InvalidUpstreamUrl(format!("{s:?} {why}"));
+        let url: Url = s.parse().map_err(|error| {
+            invalid(&format!(
+                "is no URL ({error}): write http://HOST[:PORT] or https://…"
+            ))
+        })?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err(invalid("is no http:// or https:// URL with a host"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(InvalidUpstreamUrl(
+                "the URL holds credentials, which have no place there: leave out user and password"
+                    .to_owned(),
+            ));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(invalid(
+                "has a query or a fragment: write scheme, host, port and at most a path",
+            ));
+        }
+        Ok(Self(url))
+    }
+}
+
+impl fmt::Display for UpstreamUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str().trim_end_matches('/'))
+    }
+}
+
+/// Not a registry's base URL; the text says what would be right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidUpstreamUrl(String);
+
+/// The registries that may be asked, and no others ever are.
+pub struct Upstreams {
+    registries: BTreeMap<RegistryHost, UpstreamUrl>,
+    client: OnceLock<reqwest::Client>,
+}
+
+/// What an upstream says of a manifest without sending it.
+#[derive(Clone, Debug)]
+pub struct RemoteManifest {
+    pub digest: Option<Digest>,
+    pub media_type: Option<MediaType>,
+    pub size: Option<u64>,
+}
+
+/// A manifest as an upstream sent it.
+#[derive(Clone, Debug)]
+pub struct FetchedManifest {
+    pub bytes: Bytes,
+    pub content_type: Option<String>,
+    /// What the upstream says the digest is.
+    pub digest: Option<Digest>,
+}
+
+/// A blob whose headers have come.
+pub struct RemoteBlob {
+    /// Length of the whole blob, if the upstream said so.
+    pub size: Option<u64>,
+    pub body: BoxStream<'static, Result<Bytes, Error>>,
+}
+
+impl Upstreams {
+    pub fn new(registries: BTreeMap<RegistryHost, UpstreamUrl>) -> Self {
+        Self {
+            registries,
+            client: OnceLock::new(),
+        }
+    }
+
+    /// Whether this registry may be asked at all.
+    pub fn is_configured(&self, registry: &RegistryHost) -> bool {
+        self.registries.contains_key(registry)
+    }
+
+    /// The registries that may be asked.
+    pub fn registries(&self) -> impl Iterator<Item = &RegistryHost> {
+        self.registries.keys()
+    }
+
+    /// `HEAD /v2/<name>/manifests/<reference>` (end-3).
+    pub async fn head_manifest(
+        &self,
+        registry: &RegistryHost,
+        name: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Option<RemoteManifest>, Error> {
+        let path = format!("{name}/manifests/{reference}");
+        let Some(response) = self
+            .send(
+                registry,
+                Method::HEAD,
+                &path,
+                &[(ACCEPT, &manifest::ACCEPTED.join(", "))],
+            )
+            .await?
+        else {
+            return Ok(None);
+        };
+        let headers = response.headers();
+        Ok(Some(RemoteManifest {
+            digest: content_digest(headers),
+            media_type: text(headers, CONTENT_TYPE).and_then(|value| MediaType::parse(&value)),
+            size: content_length(headers),
+        }))
+    }
+
+    /// `GET /v2/<name>/manifests/<reference>` (end-3).
+    pub async fn get_manifest(
+        &self,
+        registry: &RegistryHost,
+        name: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Option<FetchedManifest>, Error> {
+        let path = format!("{name}/manifests/{reference}");
+        let Some(response) = self
+            .send(
+                registry,
+                Method::GET,
+                &path,
+                &[(ACCEPT, &manifest::ACCEPTED.join(", "))],
+            )
+            .await?
+        else {
+            return Ok(None);
+        };
+        let headers = response.headers();
+        let content_type = text(headers, CONTENT_TYPE);
+        let digest = content_digest(headers);
+        let bytes = self
+            .read_whole(registry, response, manifest::MANIFEST_LIMIT)
+            .await?;
+        Ok(Some(FetchedManifest {
+            bytes,
+            content_type,
+            digest,
+        }))
+    }
+
+    /// `HEAD /v2/<name>/blobs/<digest>` (end-2); the blob's size, if the upstream says it.
+    pub async fn head_blob(
+        &self,
+        registry: &RegistryHost,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Option<u64>>, Error> {
+        let path = format!("{name}/blobs/{digest}");
+        let response = self
+            .send(
+                registry,
+                Method::HEAD,
+                &path,
+                &[(ACCEPT_ENCODING, "identity")],
+            )
+            .await?;
+        Ok(response.map(|response| content_length(response.headers())))
+    }
+
+    /// `GET /v2/<name>/blobs/<digest>` (end-2) from byte `from` on. Returns when the headers are there.
+    pub async fn get_blob(
+        &self,
+        registry: &RegistryHost,
+        name: &RepositoryName,
+        digest: &Digest,
+        from: u64,
+    ) -> Result<Option<RemoteBlob>, Error> {
+        let path = format!("{name}/blobs/{digest}");
+        let range = format!("bytes={from}-");
+        let mut headers = vec![(ACCEPT_ENCODING, "identity")];
+        if from > 0 {
+            headers.push((RANGE, &range));
+        }
+        let Some(response) = self.send(registry, Method::GET, &path, &headers).await? else {
+            return Ok(None);
+        };
+        let length = content_length(response.headers());
+        // An upstream may ignore the range and send everything; what is known already is then read past.
+        let (size, skip) = match response.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                let range = text(response.headers(), CONTENT_RANGE).unwrap_or_default();
+                if !range.starts_with(&format!("bytes {from}-")) {
+                    return Err(Error::new(
+                        registry,
+                        Cause::Protocol(format!("it answered {range:?} to a request for {from}-")),
+                    ));
+                }
+                (length.map(|length| from + length), 0)
+            }
+            _ => (length, from),
+        };
+        let registry = registry.clone();
+        let body = response
+            .bytes_stream()
+            .map(move |piece| piece.map_err(|error| Error::transport(&registry, &error)));
+        Ok(Some(RemoteBlob {
+            size,
+            body: skipping(body, skip).boxed(),
+        }))
+    }
+
+    /// `GET /v2/<name>/tags/list` (end-8a), page after page, up to 10,000 tags; what is no tag is left out.
+    pub async fn list_tags(
+        &self,
+        registry: &RegistryHost,
+        name: &RepositoryName,
+    ) -> Result<Option<Vec<Tag>>, Error> {
+        #[derive(Deserialize)]
+        struct Page {
+            tags: Option<Vec<String>>,
+        }
+        let mut tags: Vec<Tag> = Vec::new();
+        let mut path = format!("{name}/tags/list");
+        loop {
+            let Some(response) = self.send(registry, Method::GET, &path, &[]).await? else {
+                return Ok(None);
+            };
+            let next = next_page(response.headers(), response.url());
+            let bytes = self
+                .read_whole(registry, response, manifest::MANIFEST_LIMIT)
+                .await?;
+            let page: Page = serde_json::from_slice(&bytes).map_err(|error| {
+                Error::new(
+                    registry,
+                    Cause::Protocol(format!("its tag list can't be read: {error}")),
+                )
+            })?;
+            let before = tags.len();
+            tags.extend(
+                page.tags
+                    .unwrap_or_default()
+                    .iter()
+                    .filter_map(|tag| tag.parse().ok()),
+            );
+            match next {
+                // A page without a tag would be asked for again and again.
+                Some(query) if tags.len() > before && tags.len() < TAG_LIMIT => {
+                    path = format!("{name}/tags/list?{query}")
+                }
+                _ => return Ok(Some(tags)),
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        registry: &RegistryHost,
+        method: Method,
+        path: &str,
+        headers: &[(reqwest::header::HeaderName, &str)],
+    ) -> Result<Option<Response>, Error> {
+        let Some(base) = self.registries.get(registry) else {
+            return Err(Error::new(registry, Cause::NotConfigured));
+        };
+        let url = format!("{base}/v2/{path}");
+        let mut request = self.client().request(method.clone(), &url);
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        log::debug!("upstream {method} {url}");
+        let response = match tokio::time::timeout(HEADER_BUDGET, request.send()).await {
+            Ok(answered) => answered.map_err(|error| Error::transport(registry, &error))?,
+            Err(_) => return Err(Error::new(registry, Cause::Timeout(HEADER_BUDGET))),
+        };
+        let status = response.status();
+        log::debug!("upstream {method} {url}: {status}");
+        match status {
+            status if status.is_success() => Ok(Some(response)),
+            StatusCode::NOT_FOUND => Ok(None),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Err(Error::new(registry, Cause::Unauthorized(status.as_u16())))
+            }
+            StatusCode::TOO_MANY_REQUESTS => Err(Error::new(
+                registry,
+                Cause::RateLimited {
+                    retry_after: text(response.headers(), RETRY_AFTER),
+                },
+            )),
+            status => Err(Error::new(registry, Cause::Status(status.as_u16()))),
+        }
+    }
+
+    /// Made at the first use: reading the system's certificates takes longer than all the rest of a start.
+    fn client(&self) -> &reqwest::Client {
+        self.client.get_or_init(|| {
+            let builder = || {
+                reqwest::Client::builder()
+                    .user_agent(concat!("standin/", env!("CARGO_PKG_VERSION")))
+                    .connect_timeout(Duration::from_secs(10))
+                    .read_timeout(Duration::from_secs(60))
+                    // HTTPS_PROXY in a job's environment may well be ourselves.
+                    .no_proxy()
+            };
+            builder().build().unwrap_or_else(|error| {
+                log::warn!("no system certificates can be used ({error}): upstreams over https will not be trusted");
+                builder().tls_certs_only([]).build().unwrap_or_default()
+            })
+        })
+    }
+
+    async fn read_whole(
+        &self,
+        registry: &RegistryHost,
+        response: Response,
+        limit: usize,
+    ) -> Result<Bytes, Error> {
+        let too_large = || {
+            Error::new(
+                registry,
+                Cause::Protocol(format!("its answer is larger than {limit} bytes")),
+            )
+        };
+        if content_length(response.headers()).is_some_and(|length| length > limit as u64) {
+            return Err(too_large());
+        }
+        let mut body = response.bytes_stream();
+        let mut whole = BytesMut::new();
+        while let Some(piece) = body.next().await {
+            let piece = piece.map_err(|error| Error::transport(registry, &error))?;
+            if whole.len() + piece.len() > limit {
+                return Err(too_large());
+            }
+            whole.extend_from_slice(&piece);
+        }
+        Ok(whole.freeze())
+    }
+}
+
+/// `body` without its first `skip` bytes.
+fn skipping(
+    body: impl Stream<Item = Result<Bytes, Error>> + Send + 'static,
+    mut skip: u64,
+) -> impl Stream<Item = Result<Bytes, Error>> + Send + 'static {
+    body.map(move |piece| {
+        piece.map(|mut piece| {
+            let dropped = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
+            skip -= dropped as u64;
+            piece.split_off(dropped)
+        })
+    })
+}
+
+fn text(headers: &HeaderMap, name: reqwest::header::HeaderName) -> Option<String> {
+    headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_owned)
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    text(headers, reqwest::header::CONTENT_LENGTH)?.parse().ok()
+}
+
+fn content_digest(headers: &HeaderMap) -> Option<Digest> {
+    headers
+        .get("docker-content-digest")
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse().ok())
+}
+
+/// The query of the page behind this one, from `Link: <…?…>; rel="next"`. Only the query is believed, so that a listing
+/// can't lead to another host or repository.
+fn next_page(headers: &HeaderMap, current: &Url) -> Option<String> {
+    let link = text(headers, LINK)?;
+    let (target, parameters) = link.strip_prefix('<')?.split_once('>')?;
+    if !parameters.contains("next") {
+        return None;
+    }
+    current.join(target).ok()?.query().map(str::to_owned)
+}
+
+/// An upstream could not answer. Says which and why, in words for whoever reads the client's message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{registry}: {cause}")]
+pub struct Error {
+    pub registry: RegistryHost,
+    pub cause: Cause,
+}
+
+/// The true cause of an upstream's failure.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Cause {
+    #[error("the registry is not configured: name it with --registry {{HOST}}")]
+    NotConfigured,
+    #[error("it can't be reached: {0}")]
+    Unreachable(String),
+    #[error("no answer within {} seconds", .0.as_secs())]
+    Timeout(Duration),
+    #[error("it answered {0}")]
+    Status(u16),
+    #[error("it answered {0}: the image does not exist there or needs credentials")]
+    Unauthorized(u16),
+    #[error("it answered 429, too many requests{}", .retry_after.as_ref().map(|after| format!(", retry after {after}")).unwrap_or_default())]
+    RateLimited { retry_after: Option<String> },
+    #[error("{0}")]
+    Protocol(String),
+    #[error("it sent content of digest {found} when asked for {wanted}")]
+    DigestMismatch { wanted: Digest, found: Digest },
+}
+
+impl Error {
+    pub fn new(registry: &RegistryHost, cause: Cause) -> Self {
+        Self {
+            registry: registry.clone(),
+            cause,
+        }
+    }
+
+    fn transport(registry: &RegistryHost, error: &reqwest::Error) -> Self {
+        if error.is_timeout() && !error.is_connect() {
+            return Self::new(
+                registry,
+                Cause::Unreachable("it stopped sending".to_owned()),
+            );
+        }
+        // reqwest's own text only repeats the URL; what happened is at the end of the chain.
+        let mut deepest: &dyn std::error::Error = error;
+        while let Some(source) = deepest.source() {
+            deepest = source;
+        }
+        Self::new(registry, Cause::Unreachable(deepest.to_string()))
+    }
+}
