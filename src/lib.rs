@@ -1,4 +1,11 @@
+pub mod app;
 pub mod cache;
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod proxy;
+pub mod registry;
 pub mod storage;
+pub mod tls;
 pub mod types;
 pub mod upstream;

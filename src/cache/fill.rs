@@ -211,7 +211,7 @@ impl Cache {
             blocking(move || prepare(&cache.0.store, &digest, expected)).await
         };
         let staging = match prepared {
-            Ok(Prepared::Staging(staging)) => staging,
+            Ok(Prepared::Staging(staging)) => *staging,
             Ok(Prepared::Here { size }) => return Progress::Complete { size },
             Ok(Prepared::NoRoom) => return Progress::NoRoom,
             Err(error) => return Progress::Failed(error.into()),
@@ -364,7 +364,7 @@ impl Drop for Running {
 }
 
 enum Prepared {
-    Staging(Staging),
+    Staging(Box<Staging>),
     Here { size: u64 },
     NoRoom,
 }
@@ -382,7 +382,7 @@ fn prepare(
         return Ok(Prepared::NoRoom);
     }
     match store.stage(digest.algorithm()) {
-        Ok(staging) => Ok(Prepared::Staging(staging)),
+        Ok(staging) => Ok(Prepared::Staging(Box::new(staging))),
         Err(error) if error.is_no_room() => Ok(Prepared::NoRoom),
         Err(error) => Err(error),
     }

@@ -3,7 +3,7 @@
 //! <https://github.com/opencontainers/image-spec/blob/main/manifest.md>,
 //! <https://github.com/opencontainers/image-spec/blob/main/image-index.md>
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::Deserialize;
 
@@ -199,6 +199,29 @@ impl Manifest {
     }
 }
 
+/// An image that an OCI layout's `index.json` names.
+#[derive(Clone, Debug)]
+pub struct LayoutEntry {
+    pub descriptor: Descriptor,
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Reads an OCI layout's `index.json`. Unlike other indexes it may name a digest more than once, under several names.
+pub fn layout_index(body: &[u8]) -> Result<Vec<LayoutEntry>, InvalidManifest> {
+    let fields = Fields::parse(body)?;
+    let entries = fields
+        .manifests
+        .ok_or_else(|| InvalidManifest("it names no manifests".to_owned()))?;
+    let entry = |raw: RawDescriptor| {
+        let descriptor = raw.descriptor(Kind::Index)?;
+        Ok(LayoutEntry {
+            descriptor,
+            annotations: raw.annotations.unwrap_or_default(),
+        })
+    };
+    entries.into_iter().map(entry).collect()
+}
+
 /// The fields we look at; every other one is left alone. A field given twice is refused by the parser, since readers
 /// would differ in which they believe.
 #[derive(Deserialize)]
@@ -220,6 +243,7 @@ struct RawDescriptor {
     media_type: Option<String>,
     digest: String,
     size: u64,
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 impl Fields {

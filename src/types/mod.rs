@@ -9,6 +9,7 @@ pub mod name;
 pub mod pattern;
 pub mod reference;
 pub mod upload;
+pub mod url;
 
 pub use digest::{Algorithm, Digest, Hasher, InvalidDigest};
 pub use manifest::{Descriptor, InvalidManifest, Kind, Manifest, MediaType, Role};
@@ -16,3 +17,4 @@ pub use name::{CanonicalName, InvalidHost, InvalidName, Namespace, RegistryHost,
 pub use pattern::{InvalidPattern, Pattern};
 pub use reference::{InvalidReference, Reference, Tag};
 pub use upload::{ContentRange, InvalidContentRange, UploadId};
+pub use url::{ExternalUrl, InvalidUrl, UpstreamUrl};

@@ -4,7 +4,7 @@
 //! us is an [`Error`] that names the registry and the true cause. What comes from an upstream is untrusted: sizes are
 //! bounded here, digests are verified by whoever stores or passes on the bytes.
 
-use std::{collections::BTreeMap, fmt, sync::OnceLock, time::Duration};
+use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, stream::BoxStream};
@@ -16,68 +16,15 @@ use reqwest::{
 };
 use serde::Deserialize;
 
-use crate::types::{Digest, MediaType, Reference, RegistryHost, RepositoryName, Tag, manifest};
+use crate::types::{
+    Digest, MediaType, Reference, RegistryHost, RepositoryName, Tag, UpstreamUrl, manifest,
+};
 
 /// An upstream has so long to answer with headers. Clients such as containerd give up after 30 seconds.
 pub const HEADER_BUDGET: Duration = Duration::from_secs(25);
 
 /// Tags read from an upstream for one listing, at most.
 const TAG_LIMIT: usize = 10_000;
-
-/// Where a registry really is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UpstreamUrl(Url);
-
-impl UpstreamUrl {
-    /// `https://HOST`, but for Docker Hub, whose images are served by another host than their name says.
-    pub fn of(host: &RegistryHost) -> Option<Self> {
-        let authority = if host.is_docker_hub() {
-            "registry-1.docker.io".to_owned()
-        } else {
-            host.to_string()
-        };
-        format!("https://{authority}").parse().ok()
-    }
-}
-
-impl std::str::FromStr for UpstreamUrl {
-    type Err = InvalidUpstreamUrl;
-
-    fn from_str(s: &str) -> Result<Self, InvalidUpstreamUrl> {
-        let invalid = |why: &str| InvalidUpstreamUrl(format!("{s:?} {why}"));
-        let url: Url = s.parse().map_err(|error| {
-            invalid(&format!(
-                "is no URL ({error}): write http://HOST[:PORT] or https://…"
-            ))
-        })?;
-        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return Err(invalid("is no http:// or https:// URL with a host"));
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(InvalidUpstreamUrl(
-                "the URL holds credentials, which have no place there: leave out user and password"
-                    .to_owned(),
-            ));
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err(invalid(
-                "has a query or a fragment: write scheme, host, port and at most a path",
-            ));
-        }
-        Ok(Self(url))
-    }
-}
-
-impl fmt::Display for UpstreamUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.as_str().trim_end_matches('/'))
-    }
-}
-
-/// Not a registry's base URL; the text says what would be right.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct InvalidUpstreamUrl(String);
 
 /// The registries that may be asked, and no others ever are.
 pub struct Upstreams {

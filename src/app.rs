@@ -1,0 +1,362 @@
+//! The composition root: a `Config` becomes a store, a registry, listeners and a certificate, and they run until a signal.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{self, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, map_config};
+use actix_web::{App, HttpRequest, dev::AppConfig};
+use anyhow::Context as _;
+use serde::Serialize;
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    cache::Cache,
+    config::{Config, San, Seed},
+    http::{self, Http},
+    proxy,
+    registry::{OwnNames, Registry, Rules, Seeded, Sources},
+    storage::{Store, UPLOAD_LIFETIME},
+    tls::{self, Tls},
+    types::RegistryHost,
+    upstream::Upstreams,
+};
+
+/// Serves until SIGTERM or SIGINT, then drains: requests in flight may finish within `--grace`. A second signal ends the
+/// process at once.
+pub fn serve(config: Config) -> anyhow::Result<()> {
+    let listeners = bind(&config.listen)?;
+    let addresses = local_addresses(&listeners)?;
+    let store = Arc::new(Store::open(&config.data, config.durability)?);
+    let own = own_names(&config, &addresses);
+    let tls = Arc::new(Tls::open(tls::Options {
+        state: config.state.clone(),
+        registries: config.registries.keys().cloned().collect(),
+        own_names: own.names.iter().cloned().collect(),
+        own_addresses: own.addresses.iter().copied().collect(),
+        certificate: config.certificate.clone(),
+    })?);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("standin-fetch")
+        .enable_all()
+        .build()
+        .context("can't start threads")?;
+    let upstreams = Upstreams::new(config.registries.clone());
+    let cache = Cache::new(
+        Arc::clone(&store),
+        upstreams,
+        config.tag_ttl,
+        runtime.handle().clone(),
+    );
+    let rules = Rules {
+        sources: Sources {
+            own,
+            configured: config.registries.keys().cloned().collect(),
+            default: config.default_registry.clone(),
+        },
+        offline: config.offline,
+        local_only: config.local_only.clone(),
+        no_shadow: config.no_shadow.clone(),
+    };
+    let registry = Registry::new(store, cache, rules, runtime.handle().clone());
+    let seeded = seed(&registry, &config.seeds)?;
+    let ready = Ready::new(&addresses, &config, tls.ca_path())?;
+    run(&runtime, &config, listeners, tls, registry, || {
+        ready.announce(config.ready_file.as_deref())?;
+        for image in &seeded {
+            log::info!("seeded {}:{} ({})", image.name, image.tag, image.digest);
+            log::info!(
+                "  try: docker pull {}",
+                ready.pull_name(image, &config.default_registry)
+            );
+        }
+        Ok(())
+    })?;
+    if let Some(file) = &config.ready_file {
+        // Whoever looks must not be sent to a server that is gone.
+        let _ = fs::remove_file(file);
+    }
+    Ok(())
+}
+
+fn run(
+    runtime: &Runtime,
+    config: &Config,
+    listeners: Vec<TcpListener>,
+    tls: Arc<Tls>,
+    registry: Registry,
+    ready: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let certificate = Arc::clone(&tls);
+    let http = Http::new(
+        registry.clone(),
+        connection,
+        Arc::new(move || certificate.ca_pem()),
+    );
+    let app = move || {
+        let app = App::new()
+            .configure(|routes| http.clone().configure(routes))
+            .into_factory();
+        let app = app.map_err(|error| error.error_response());
+        map_config(app, |()| AppConfig::default())
+    };
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let limits = proxy::Limits {
+        grace: config.grace,
+        ..proxy::Limits::default()
+    };
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
+        let server =
+            proxy::server(listeners, tls, workers, limits, app).context("can't start serving")?;
+        let handle = server.handle();
+        let server = tokio::spawn(server);
+        tokio::spawn(expire(registry.clone()));
+        registry.resume_owed().await?;
+        ready()?;
+        let by = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        log::info!(
+            "{by}: requests in flight have {} to finish; a second signal ends them",
+            seconds(config.grace)
+        );
+        let drained = handle.stop(true);
+        tokio::select! {
+            () = drained => log::info!("drained, bye"),
+            _ = terminate.recv() => log::warn!("a second signal: requests in flight are cut off"),
+            _ = interrupt.recv() => log::warn!("a second signal: requests in flight are cut off"),
+        }
+        server.abort();
+        Ok(())
+    })
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{} seconds", duration.as_secs())
+}
+
+/// Frees what clients left behind.
+async fn expire(registry: Registry) {
+    let mut tick = tokio::time::interval(Duration::from_secs(60));
+    loop {
+        tick.tick().await;
+        registry.expire_uploads(UPLOAD_LIFETIME).await;
+    }
+}
+
+/// What the connection front knows, in the words of the HTTP layer.
+fn connection(request: &HttpRequest) -> http::Connection {
+    match request.conn_data::<proxy::Connection>() {
+        Some(connection) => http::Connection {
+            peer: Some(connection.peer),
+            tls: connection.tls,
+            server_name: connection.server_name.clone(),
+        },
+        None => http::Connection::default(),
+    }
+}
+
+fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
+    let bind = |address: &SocketAddr| {
+        TcpListener::bind(address).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => anyhow::anyhow!(
+                "{address} is in use: stop what listens there, or give --listen another port (0 picks a free one)"
+            ),
+            io::ErrorKind::AddrNotAvailable => {
+                anyhow::anyhow!("{address} is no address of this machine: give --listen one that is")
+            }
+            io::ErrorKind::PermissionDenied => {
+                anyhow::anyhow!("{address} may not be listened on by this user: give --listen a port above 1023")
+            }
+            _ => anyhow::anyhow!("can't listen on {address}: {error}"),
+        })
+    };
+    addresses.iter().map(bind).collect()
+}
+
+fn local_addresses(listeners: &[TcpListener]) -> anyhow::Result<Vec<SocketAddr>> {
+    listeners
+        .iter()
+        .map(|listener| listener.local_addr().context("a listener has no address"))
+        .collect()
+}
+
+/// Every name and address that clients may know us by.
+fn own_names(config: &Config, listeners: &[SocketAddr]) -> OwnNames {
+    let mut own = OwnNames {
+        names: BTreeSet::from(["localhost".to_owned()]),
+        addresses: BTreeSet::new(),
+        ports: listeners.iter().map(SocketAddr::port).collect(),
+        external: None,
+    };
+    for listener in listeners {
+        match listener.ip() {
+            ip if !ip.is_unspecified() => {
+                own.addresses.insert(ip);
+            }
+            wildcard => own.addresses.extend(machine_addresses(wildcard)),
+        }
+    }
+    for san in &config.san {
+        match san {
+            San::Name(name) => {
+                own.names.insert(name.clone());
+            }
+            San::Address(address) => {
+                own.addresses.insert(*address);
+            }
+        }
+    }
+    if let Some(url) = &config.external_url {
+        let bare = url.host().trim_matches(['[', ']']);
+        match bare.parse() {
+            Ok(address) => {
+                own.addresses.insert(address);
+            }
+            Err(_) => {
+                own.names.insert(bare.to_owned());
+            }
+        }
+        own.external = format!("{}:{}", url.host(), url.port()).parse().ok();
+    }
+    own
+}
+
+/// What a wildcard stands for: `[::]` takes IPv4 as well.
+fn machine_addresses(wildcard: IpAddr) -> Vec<IpAddr> {
+    match if_addrs::get_if_addrs() {
+        Ok(interfaces) => interfaces
+            .iter()
+            .map(if_addrs::Interface::ip)
+            .filter(|ip| ip.is_ipv4() || wildcard.is_ipv6())
+            .collect(),
+        Err(error) => {
+            log::warn!(
+                "this machine's addresses can't be read ({error}): name those that clients use with --san"
+            );
+            Vec::new()
+        }
+    }
+}
+
+fn seed(registry: &Registry, seeds: &[Seed]) -> anyhow::Result<Vec<Seeded>> {
+    let mut seeded = Vec::new();
+    for seed in seeds {
+        let name = seed
+            .name
+            .as_ref()
+            .map(|name| (name.repository.as_str(), name.tag.as_ref()));
+        seeded.extend(registry.seed(&seed.dir, seed.tag.as_ref(), name)?);
+    }
+    Ok(seeded)
+}
+
+/// What scripts read once connections are accepted.
+#[derive(Serialize)]
+struct Ready {
+    address: SocketAddr,
+    http: String,
+    https: String,
+    proxy: String,
+    ca: PathBuf,
+    data: PathBuf,
+    pid: u32,
+    listeners: Vec<SocketAddr>,
+}
+
+impl Ready {
+    fn new(listeners: &[SocketAddr], config: &Config, ca: &Path) -> anyhow::Result<Self> {
+        let reachable: Vec<SocketAddr> = listeners.iter().copied().map(reachable).collect();
+        let address = *reachable
+            .first()
+            .context("there is no address to listen on")?;
+        Ok(Self {
+            address,
+            http: format!("http://{address}"),
+            https: format!("https://{address}"),
+            proxy: format!("http://{address}"),
+            ca: ca.to_owned(),
+            data: config.data.clone(),
+            pid: std::process::id(),
+            listeners: reachable,
+        })
+    }
+
+    fn announce(&self, file: Option<&Path>) -> anyhow::Result<()> {
+        if let Some(file) = file {
+            self.write(file).with_context(|| {
+                format!("can't write the ready file {}: give --ready-file a path in a directory that can be written to", file.display())
+            })?;
+        }
+        // Whoever closed standard output does not read it.
+        let _ = writeln!(
+            io::stdout(),
+            "standin ready {} {} ca={}",
+            self.http,
+            self.https,
+            self.ca.display()
+        );
+        let _ = io::stdout().flush();
+        Ok(())
+    }
+
+    /// Whole or not at all: whoever waits for the file reads it the moment it is there.
+    fn write(&self, file: &Path) -> anyhow::Result<()> {
+        let name = file
+            .file_name()
+            .context("it has no file name")?
+            .to_string_lossy();
+        let staged = file.with_file_name(format!(".{name}.{}", self.pid));
+        let written = serde_json::to_vec(self)
+            .map_err(io::Error::from)
+            .and_then(|mut json| {
+                json.push(b'\n');
+                fs::write(&staged, json)?;
+                fs::rename(&staged, file)
+            });
+        if written.is_err() {
+            let _ = fs::remove_file(&staged);
+        }
+        Ok(written?)
+    }
+
+    /// The shortest name by which a client of ours pulls the image.
+    fn pull_name(&self, image: &Seeded, default: &RegistryHost) -> String {
+        let name = if image.name.source() == default {
+            let repository = image.name.repository().as_str();
+            match repository.strip_prefix("library/") {
+                Some(official) if default.is_docker_hub() => official.to_owned(),
+                _ => repository.to_owned(),
+            }
+        } else {
+            image.name.to_string()
+        };
+        format!("{}/{name}:{}", self.address, image.tag)
+    }
+}
+
+/// A wildcard can be listened on and not connected to.
+fn reachable(listener: SocketAddr) -> SocketAddr {
+    match listener.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => {
+            SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), listener.port())
+        }
+        IpAddr::V6(ip) if ip.is_unspecified() => {
+            SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), listener.port())
+        }
+        _ => listener,
+    }
+}

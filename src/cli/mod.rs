@@ -1,0 +1,85 @@
+//! The command line: what can be typed, and what `--help` says about it.
+//!
+//! Flags stay text here. What they mean, and what beats them, is `config`'s.
+
+mod ca;
+mod serve;
+
+use std::io::{self, Write as _};
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+/// A container registry that stands in for every other registry while a CI job runs.
+#[derive(Debug, Parser)]
+#[command(name = "standin", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the registry until it is told to stop
+    Serve(Box<serve::Arguments>),
+    /// Show the certificate authority that clients are to trust
+    Ca(ca::Arguments),
+}
+
+impl Cli {
+    /// Runs the command that was typed. Standard output carries its result and nothing else.
+    ///
+    /// # Errors
+    /// The chain to show the user; a [`ConfigError`](crate::config::ConfigError) in it is a mistake of usage.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Serve(arguments) => arguments.run(),
+            Command::Ca(arguments) => arguments.run(),
+        }
+    }
+}
+
+/// Writes a command's result to standard output. A reader that has seen enough (`| head -1`) is no failure.
+fn print(text: impl std::fmt::Display) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("cannot write to standard output"),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+    use crate::config::Key;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_has_a_flag_that_names_its_variable() {
+        let command = Cli::command();
+        let serve = command.find_subcommand("serve").unwrap();
+        let mut flags: BTreeSet<&str> = BTreeSet::new();
+        for flag in serve.get_arguments() {
+            let name = flag.get_long().unwrap();
+            let help = flag.get_help().unwrap().to_string();
+            let variable = name.replace('-', "_").to_uppercase();
+            assert!(
+                help.contains(&format!("[env: STANDIN_{variable}]")),
+                "--{name}: {help}"
+            );
+            flags.insert(name);
+        }
+        let mut expected: BTreeSet<&str> = Key::ALL.map(Key::name).into();
+        expected.insert("config");
+        assert_eq!(flags, expected);
+    }
+}

@@ -1,0 +1,285 @@
+//! Flags, variables and the YAML file become one [`Config`] of parsed values, or a refusal that names the place.
+//!
+//! A flag beats a variable, a variable beats the file. A list from a stronger place replaces the weaker one's, but for
+//! `registry`, whose places add up host by host. Nothing here listens, writes or contacts anyone.
+
+mod file;
+mod source;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{Ipv4Addr, SocketAddr},
+    path::{Component, Path, PathBuf},
+    time::Duration,
+};
+
+pub use self::{
+    source::{ConfigError, Environment, Flags, Key, Origin, Sources},
+    value::{San, Seed, SeedName},
+};
+use crate::{
+    storage::Durability,
+    types::{ExternalUrl, Pattern, RegistryHost, UpstreamUrl},
+};
+
+/// All that `serve` is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// At least one; port 0 stands for a free port.
+    pub listen: Vec<SocketAddr>,
+    /// Absolute.
+    pub data: PathBuf,
+    /// Absolute, and not inside `data`.
+    pub state: PathBuf,
+    /// The only registries that are ever contacted.
+    pub registries: BTreeMap<RegistryHost, UpstreamUrl>,
+    /// What a name without a registry belongs to. If it is none of `registries`, such names are local-only.
+    pub default_registry: RegistryHost,
+    pub offline: bool,
+    pub local_only: Vec<Pattern>,
+    pub no_shadow: Vec<Pattern>,
+    /// How long uploads in flight may take once we are told to stop.
+    pub grace: Duration,
+    /// How long an upstream's answer for a tag is good.
+    pub tag_ttl: Duration,
+    /// The operator's own certificate chain and key, absolute paths of PEM files.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    pub san: Vec<San>,
+    pub external_url: Option<ExternalUrl>,
+    pub durability: Durability,
+    /// In the order given.
+    pub seeds: Vec<Seed>,
+    /// Absolute.
+    pub ready_file: Option<PathBuf>,
+}
+
+impl Config {
+    /// Parses what `sources` give and fills in the defaults.
+    ///
+    /// # Errors
+    /// The first value that is refused.
+    pub fn from_sources(sources: &Sources) -> Result<Self, ConfigError> {
+        let Directories { data, state } = Directories::from_sources(sources)?;
+        let switch = |key| {
+            let given = sources.one(key, |given| value::boolean(&given.text))?;
+            Ok::<bool, ConfigError>(given.unwrap_or(false))
+        };
+        let path = |key| sources.one(key, |given| given.path(&given.text));
+        let duration = |key| sources.one(key, |given| value::duration(&given.text));
+
+        let mut listen = sources
+            .list(Key::Listen, |given| value::listen_address(&given.text))?
+            .unwrap_or_else(|| vec![DEFAULT_LISTEN]);
+        let mut seen = BTreeSet::new();
+        listen.retain(|address| address.port() == 0 || seen.insert(*address));
+
+        let registries = registries(sources, switch(Key::NoDefaultRegistries)?)?;
+        let patterns = |key| {
+            let is_registry = |host: &RegistryHost| registries.contains_key(host);
+            let given = sources.list(key, |given| Pattern::parse(&given.text, is_registry))?;
+            Ok::<Vec<Pattern>, ConfigError>(given.unwrap_or_default())
+        };
+        let local_only = patterns(Key::LocalOnly)?;
+        let no_shadow = patterns(Key::NoShadow)?;
+
+        let certificate = match (path(Key::TlsCert)?, path(Key::TlsKey)?) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (Some(_), None) => return Err(without(sources, Key::TlsCert, Key::TlsKey)),
+            (None, Some(_)) => return Err(without(sources, Key::TlsKey, Key::TlsCert)),
+        };
+        Ok(Self {
+            listen,
+            data,
+            state,
+            registries,
+            default_registry: sources
+                .one(Key::DefaultRegistry, |given| given.text.parse())?
+                .unwrap_or_else(RegistryHost::docker_hub),
+            offline: switch(Key::Offline)?,
+            local_only,
+            no_shadow,
+            grace: duration(Key::Grace)?.unwrap_or(DEFAULT_GRACE),
+            tag_ttl: duration(Key::TagTtl)?.unwrap_or(DEFAULT_TAG_TTL),
+            certificate,
+            san: sources
+                .list(Key::San, |given| given.text.parse())?
+                .unwrap_or_default(),
+            external_url: sources.one(Key::ExternalUrl, |given| given.text.parse())?,
+            durability: sources
+                .one(Key::Durability, |given| given.text.parse())?
+                .unwrap_or_default(),
+            seeds: sources.list(Key::Seed, Seed::parse)?.unwrap_or_default(),
+            ready_file: path(Key::ReadyFile)?,
+        })
+    }
+}
+
+/// Where things are kept: all that commands need that work on the files alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Directories {
+    /// Absolute.
+    pub data: PathBuf,
+    /// Absolute. Holds the keys, so it is never inside `data`, which a CI job may hand on as a cache.
+    pub state: PathBuf,
+}
+
+impl Directories {
+    /// Works out both directories; nothing is created.
+    ///
+    /// # Errors
+    /// A path that is none, or a state directory inside the data directory.
+    pub fn from_sources(sources: &Sources) -> Result<Self, ConfigError> {
+        let path = |key| sources.one(key, |given| given.path(&given.text));
+        let data = path(Key::Data)?.unwrap_or_else(|| default_data(sources));
+        let state = match path(Key::State)? {
+            Some(state) => state,
+            None => match data.file_name() {
+                Some(name) => {
+                    let mut name = name.to_owned();
+                    name.push(".state");
+                    data.with_file_name(name)
+                }
+                None => {
+                    return Err(refuse(
+                        sources,
+                        Key::Data,
+                        format!(
+                            "{} has no name for the state directory to be called after: give --state too",
+                            data.display()
+                        ),
+                    ));
+                }
+            },
+        };
+        if real(&state).starts_with(real(&data)) {
+            return Err(refuse(
+                sources,
+                Key::State,
+                format!(
+                    "{} is inside the data directory {}, whose copies would carry the keys along: choose one beside it",
+                    state.display(),
+                    data.display()
+                ),
+            ));
+        }
+        Ok(Self { data, state })
+    }
+}
+
+/// The well-known registries unless they are not wanted, then what each place adds or overrides.
+fn registries(
+    sources: &Sources,
+    no_defaults: bool,
+) -> Result<BTreeMap<RegistryHost, UpstreamUrl>, ConfigError> {
+    let mut registries = BTreeMap::new();
+    if !no_defaults {
+        let hosts = WELL_KNOWN.iter().filter_map(|host| host.parse().ok());
+        registries.extend(hosts.map(|host| {
+            let url = UpstreamUrl::of_host(&host);
+            (host, url)
+        }));
+    }
+    for place in sources.weakest_first(Key::Registry) {
+        let mut here = BTreeMap::new();
+        for given in place {
+            let (host, url) =
+                value::registry(&given.text).map_err(|problem| given.origin.refuse(problem))?;
+            if let Some(other) = here.insert(host.clone(), url.clone())
+                && other != url
+            {
+                return Err(given.origin.refuse(format!(
+                    "{host} is said to be at {other} and at {url}: give it once"
+                )));
+            }
+        }
+        registries.extend(here);
+    }
+    Ok(registries)
+}
+
+/// `$XDG_DATA_HOME/standin`, `$HOME/.local/share/standin`, or a directory of this user's in /var/tmp: jobs often have
+/// no home. A relative path in these variables counts for nothing, as the XDG specification has it.
+fn default_data(sources: &Sources) -> PathBuf {
+    let directory = |name| {
+        let path = sources.ambient(name).map(PathBuf::from)?;
+        path.is_absolute().then_some(path)
+    };
+    if let Some(data) = directory("XDG_DATA_HOME") {
+        return data.join("standin");
+    }
+    if let Some(home) = directory("HOME") {
+        return home.join(".local/share/standin");
+    }
+    let user = rustix::process::getuid().as_raw();
+    PathBuf::from(format!("/var/tmp/standin-{user}"))
+}
+
+/// `path` without symbolic links and `..`, as far as it exists; the rest is taken by its letters.
+fn real(path: &Path) -> PathBuf {
+    let mut missing = Vec::new();
+    let mut existing = path;
+    let mut real = loop {
+        if let Ok(real) = existing.canonicalize() {
+            break real;
+        }
+        let mut components = existing.components();
+        let Some(last) = components.next_back() else {
+            break PathBuf::new();
+        };
+        missing.push(last);
+        existing = components.as_path();
+    };
+    for component in missing.into_iter().rev() {
+        match component {
+            Component::ParentDir => {
+                real.pop();
+            }
+            other => real.push(other),
+        }
+    }
+    real
+}
+
+/// Refuses what `key` came to, wherever that is from.
+fn refuse(sources: &Sources, key: Key, problem: String) -> ConfigError {
+    match sources.origin(key) {
+        Some(origin) => origin.refuse(problem),
+        None => ConfigError::Default {
+            key: key.name(),
+            problem,
+        },
+    }
+}
+
+fn without(sources: &Sources, given: Key, missing: Key) -> ConfigError {
+    refuse(
+        sources,
+        given,
+        format!(
+            "a certificate and its key go together, and {} is not given",
+            missing.name()
+        ),
+    )
+}
+
+/// Contacted unless `--no-default-registries` is given: where public images are, so that a job needs no configuration.
+const WELL_KNOWN: [&str; 10] = [
+    "docker.io",
+    "gcr.io",
+    "ghcr.io",
+    "lscr.io",
+    "mcr.microsoft.com",
+    "nvcr.io",
+    "public.ecr.aws",
+    "quay.io",
+    "registry.gitlab.com",
+    "registry.k8s.io",
+];
+
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 5000);
+const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+const DEFAULT_TAG_TTL: Duration = Duration::from_secs(5 * 60);

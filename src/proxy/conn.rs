@@ -1,0 +1,208 @@
+//! The stream under HTTP: a socket, with TLS or without, that gives up on a client that stopped reading.
+//!
+//! Knows nothing of HTTP and of who decides what the connection becomes.
+
+use std::{
+    io::{self, IoSlice, Write},
+    net::SocketAddr,
+    os::fd::AsFd,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::Sleep,
+};
+use tokio_rustls::server::TlsStream;
+
+/// What is known of a connection before its first request. A handler finds it in the request's connection data.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// The client. IPv4 is IPv4 here, also when it came to a dual-stack listener.
+    pub peer: SocketAddr,
+    /// The address the client connected to, likewise.
+    pub local: SocketAddr,
+    pub tls: bool,
+    /// The host the client asked for in its TLS handshake, as it wrote it.
+    pub server_name: Option<String>,
+}
+
+/// A connection that HTTP can be spoken on.
+pub(super) struct Conn {
+    pub(super) connection: Connection,
+    stream: Stream,
+}
+
+enum Stream {
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
+}
+
+impl Conn {
+    pub(super) fn plain(socket: Socket, connection: Connection) -> Self {
+        Self {
+            connection,
+            stream: Stream::Plain(socket),
+        }
+    }
+
+    pub(super) fn tls(stream: TlsStream<Socket>, connection: Connection) -> Self {
+        let server_name = stream.get_ref().1.server_name().map(str::to_owned);
+        Self {
+            connection: Connection {
+                tls: true,
+                server_name,
+                ..connection
+            },
+            stream: Stream::Tls(Box::new(stream)),
+        }
+    }
+}
+
+impl AsyncRead for Conn {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Conn {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// A TCP connection whose writes fail with `TimedOut` once the client has taken no byte for `patience`. actix-http has no
+/// limit of its own, and a stalled client would hold its buffers, and the file it reads, for ever.
+pub(super) struct Socket {
+    tcp: TcpStream,
+    patience: Duration,
+    /// Runs while a write waits.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Socket {
+    pub(super) fn new(tcp: TcpStream, patience: Duration) -> Self {
+        Self {
+            tcp,
+            patience,
+            stalled: None,
+        }
+    }
+
+    /// The first byte the client sends, left unread; `None` if it closed instead.
+    pub(super) async fn first_byte(&self) -> io::Result<Option<u8>> {
+        let mut first = [0];
+        let read = self.tcp.peek(&mut first).await?;
+        Ok((read > 0).then_some(first[0]))
+    }
+
+    /// `attempt` to write, and when that must wait, for no longer than the client's patience.
+    fn guard(
+        &mut self,
+        cx: &mut Context<'_>,
+        attempt: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+        again: impl FnOnce(&std::net::TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(written) = attempt(Pin::new(&mut self.tcp), cx) {
+            self.stalled = None;
+            return Poll::Ready(written);
+        }
+        let patience = self.patience;
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        if stalled.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        self.stalled = None;
+        // The kernel reports a socket writable only when a third of its buffer is free, which can be a megabyte. A client
+        // that is slow, not stalled, has made some room: fill it.
+        let direct = self.tcp.as_fd().try_clone_to_owned()?;
+        Poll::Ready(again(&direct.into()).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("the client has read nothing for {patience:?}"),
+            ),
+            _ => error,
+        }))
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.guard(
+            cx,
+            |tcp, cx| tcp.poll_write(cx, buf),
+            |mut tcp| tcp.write(buf),
+        )
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.guard(
+            cx,
+            |tcp, cx| tcp.poll_write_vectored(cx, bufs),
+            |mut tcp| tcp.write_vectored(bufs),
+        )
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,224 @@
+//! The rules: what a name means, who wins, what a push must bring. Knows no HTTP and no TLS.
+//!
+//! - Pull: `_local` first, under the canonical name; then the source's namespace: cache, then upstream.
+//! - Push: always and only `_local`; a push never leaves the job.
+//! - A source that is not configured, or kept local by a pattern, is never asked, and what was cached from it is not
+//!   served.
+
+mod owed;
+mod pull;
+mod push;
+mod seed;
+mod source;
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::runtime::Handle;
+
+use crate::{
+    cache::{self, Cache, UpstreamError},
+    storage::{self, Store},
+    types::{CanonicalName, Digest, Pattern},
+};
+
+pub use crate::cache::{Body, Cause, PulledManifest, Want};
+pub use pull::TagList;
+pub use push::{FinishedUpload, PushedManifest};
+pub use seed::{SeedError, Seeded};
+pub use source::{Asked, OwnNames, Rule, Sources, Target};
+
+/// The settings behind the rules.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    pub sources: Sources,
+    /// No upstream at all.
+    pub offline: bool,
+    /// Names that no upstream is asked for.
+    pub local_only: Vec<Pattern>,
+    /// Names that local content must not hide.
+    pub no_shadow: Vec<Pattern>,
+}
+
+/// The registry. Cheap to clone.
+#[derive(Clone)]
+pub struct Registry(Arc<Parts>);
+
+struct Parts {
+    store: Arc<Store>,
+    cache: Cache,
+    rules: Rules,
+    /// Where background fills run.
+    runtime: Handle,
+    owed: owed::Throttle,
+    /// Names whose first shadow hit was logged.
+    shadowed: Mutex<HashSet<CanonicalName>>,
+}
+
+impl Registry {
+    /// `runtime` must have timers and I/O, and outlive every request.
+    pub fn new(store: Arc<Store>, cache: Cache, rules: Rules, runtime: Handle) -> Self {
+        Self(Arc::new(Parts {
+            store,
+            cache,
+            rules,
+            runtime,
+            owed: owed::Throttle::default(),
+            shadowed: Mutex::default(),
+        }))
+    }
+
+    /// The repository that the request means.
+    pub fn resolve(&self, asked: &Asked<'_>) -> Result<Target, Error> {
+        self.0.rules.sources.resolve(asked)
+    }
+
+    /// Frees upload sessions that no request has touched for `lifetime`.
+    pub async fn expire_uploads(&self, lifetime: Duration) {
+        let registry = self.clone();
+        let expired = storage::blocking(move || registry.0.store.expire_uploads(lifetime)).await;
+        if expired > 0 {
+            log::info!(
+                "{expired} uploads that no client went on with for {} minutes were freed",
+                lifetime.as_secs() / 60
+            );
+        }
+    }
+
+    /// Whether the name's source has a say at all: what was cached from it may be served.
+    fn has_source(&self, name: &CanonicalName) -> bool {
+        self.0.cache.is_configured(name.source())
+            && !self
+                .0
+                .rules
+                .local_only
+                .iter()
+                .any(|pattern| pattern.matches(name))
+    }
+
+    /// Whether the name's source may be asked.
+    fn may_ask(&self, name: &CanonicalName) -> bool {
+        !self.0.rules.offline && self.has_source(name)
+    }
+
+    /// Whether local content hides the source's.
+    fn shadows(&self, name: &CanonicalName) -> bool {
+        !self.has_source(name)
+            || !self
+                .0
+                .rules
+                .no_shadow
+                .iter()
+                .any(|pattern| pattern.matches(name))
+    }
+
+    fn note_shadow(&self, name: &CanonicalName, what: &impl std::fmt::Display) {
+        if !self.has_source(name) {
+            return;
+        }
+        let mut shadowed = self
+            .0
+            .shadowed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if shadowed.insert(name.clone()) {
+            log::info!(
+                "{name}: {what} is served from what was pushed here, and {} is not asked",
+                name.source()
+            );
+        }
+    }
+}
+
+/// Why a request is refused: one variant for each code of the spec, and the failures behind them.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{0}")]
+    BlobUnknown(String),
+    #[error("{0}")]
+    BlobUploadInvalid(String),
+    #[error(
+        "no such upload session: it was finished, cancelled, or not used for too long; start the upload anew"
+    )]
+    BlobUploadUnknown,
+    #[error("{0}")]
+    DigestInvalid(String),
+    #[error("the manifest names content that is not here{}: push it first", .unasked.as_ref().map(|why| format!(", and its source could not be asked ({why})")).unwrap_or_default())]
+    ManifestBlobUnknown {
+        missing: Vec<Digest>,
+        unasked: Option<UpstreamError>,
+    },
+    #[error("{0}")]
+    ManifestInvalid(String),
+    #[error("{0}")]
+    ManifestUnknown(String),
+    #[error("the manifest is larger than {limit} bytes")]
+    ManifestTooLarge { limit: usize },
+    #[error("{0}")]
+    NameInvalid(String),
+    #[error("{0}")]
+    NameUnknown(String),
+    #[error("{0}")]
+    SizeInvalid(String),
+    /// A chunk that does not go on where the session stands.
+    #[error("the upload stands at {offset}: {why}")]
+    RangeInvalid { offset: u64, why: String },
+    #[error("the TLS handshake was for {server_name}, and the request is for {host}")]
+    Misdirected { server_name: String, host: String },
+    #[error("{0}")]
+    Unsupported(String),
+    /// The data directory takes no more.
+    #[error("no room in standin's data directory: {0}")]
+    NoRoom(String),
+    #[error(transparent)]
+    Upstream(#[from] UpstreamFailure),
+    #[error(transparent)]
+    Storage(Arc<storage::Error>),
+    #[error("content in the data directory can't be read: {0}")]
+    Read(Arc<std::io::Error>),
+}
+
+/// An upstream could not answer, and nothing here could in its place.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} is not in standin, and can't be had from {error}")]
+pub struct UpstreamFailure {
+    pub what: String,
+    pub error: UpstreamError,
+    /// A manifest was asked for, not a blob.
+    pub manifest: bool,
+    /// How the request came to mean this upstream.
+    pub rule: Rule,
+}
+
+impl From<storage::Error> for Error {
+    fn from(error: storage::Error) -> Self {
+        if error.is_no_room() {
+            return Self::NoRoom(error.to_string());
+        }
+        Self::Storage(Arc::new(error))
+    }
+}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        Self::Read(Arc::new(error))
+    }
+}
+
+/// What the cache's failure to get `what` means for the request.
+fn unavailable(rule: Rule, what: String, manifest: bool, error: cache::Error) -> Error {
+    match error {
+        cache::Error::Upstream(error) => UpstreamFailure {
+            what,
+            error,
+            manifest,
+            rule,
+        }
+        .into(),
+        cache::Error::Storage(error) => Error::Storage(error),
+        cache::Error::Read(error) => Error::Read(error),
+    }
+}
