@@ -31,7 +31,7 @@ use crate::{
     upstream::Upstreams,
 };
 
-pub use crate::upstream::{Cause, Error as UpstreamError};
+pub use crate::upstream::{Cause, Error as UpstreamError, HEADER_BUDGET};
 pub use fill::Body;
 
 /// A manifest to be answered with.

@@ -13,7 +13,10 @@ use actix_web::{
 };
 use serde_json::json;
 
-use crate::registry::{Cause, Error, Rule, UpstreamFailure};
+use crate::{
+    registry::{Cause, Error, Rule, UpstreamFailure},
+    types::RequestId,
+};
 
 /// The spec's codes, and two that distribution has for what the spec has no word for (`UNAVAILABLE`, `UNKNOWN`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +73,7 @@ enum Weight {
 pub(super) fn respond(error: &Error, request: &str) -> HttpResponse {
     let (status, code, weight) = classify(error);
     let message = if status == StatusCode::INTERNAL_SERVER_ERROR {
-        let id = uuid::Uuid::new_v4();
+        let id = RequestId::random();
         log::error!("{request}: {} {error} (request {id})", status.as_u16());
         format!("standin failed; its log tells why, under request {id}")
     } else {

@@ -7,7 +7,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 
 use super::{Error, Registry, Rule, Target, UpstreamError, unavailable};
 use crate::{
-    cache,
+    cache::{self, HEADER_BUDGET},
     storage::{
         Batches, Chunk, Interrupted, Member, NotTaken, Owed, Reason, Received, TagEntry,
         UploadStatus, blocking, receive,
@@ -16,7 +16,6 @@ use crate::{
         Algorithm, CanonicalName, ContentRange, Descriptor, Digest, Manifest, Namespace, Reference,
         Role, Tag, UploadId, manifest::MANIFEST_LIMIT,
     },
-    upstream::HEADER_BUDGET,
 };
 
 /// A blob that was acknowledged.

@@ -16,5 +16,5 @@ pub use manifest::{Descriptor, InvalidManifest, Kind, Manifest, MediaType, Role}
 pub use name::{CanonicalName, InvalidHost, InvalidName, Namespace, RegistryHost, RepositoryName};
 pub use pattern::{InvalidPattern, Pattern};
 pub use reference::{InvalidReference, Reference, Tag};
-pub use upload::{ContentRange, InvalidContentRange, UploadId};
+pub use upload::{ContentRange, InvalidContentRange, InvalidUploadId, RequestId, UploadId};
 pub use url::{ExternalUrl, InvalidUrl, UpstreamUrl};

@@ -1,4 +1,4 @@
-//! Upload sessions as the wire names them: their id, and the range a chunk claims.
+//! What a request carries besides names: the id of an upload session, the range a chunk claims, and the request's own id.
 
 use std::{fmt, str::FromStr};
 
@@ -34,6 +34,22 @@ impl FromStr for UploadId {
 }
 
 impl fmt::Display for UploadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+/// By what a client's error and the log speak of the same failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId(uuid::Uuid);
+
+impl RequestId {
+    pub fn random() -> Self {
+        Self(uuid::Uuid::new_v4())
+    }
+}
+
+impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.hyphenated().fmt(f)
     }
