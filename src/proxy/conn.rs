@@ -26,7 +26,7 @@ pub struct Connection {
     /// The address the client connected to, likewise.
     pub local: SocketAddr,
     pub tls: bool,
-    /// The host the client asked for in its TLS handshake, as it wrote it.
+    /// The host the client asked for in its TLS handshake, lower-case.
     pub server_name: Option<String>,
 }
 

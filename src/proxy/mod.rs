@@ -49,7 +49,7 @@ pub struct Limits {
     pub keep_alive: Duration,
     /// To stop sending a body that was refused, so that it sees the refusal.
     pub disconnect: Duration,
-    /// To finish its request when the server drains, in whole seconds.
+    /// To finish its request when the server drains; rounded up to seconds.
     pub grace: Duration,
 }
 
@@ -94,7 +94,7 @@ where
     let mut builder = Server::build()
         .workers(workers.max(1))
         .worker_max_blocking_threads(BLOCKING_THREADS)
-        .shutdown_timeout(limits.grace.as_secs())
+        .shutdown_timeout(limits.grace.as_secs_f64().ceil() as u64)
         .disable_signals();
     let drain = builder.graceful_shutdown_signal();
     for listener in listeners {
@@ -184,7 +184,8 @@ impl Front {
         // An error here is a client that is already gone.
         let (peer, local) = (tcp.peer_addr().ok()?, tcp.local_addr().ok()?);
         tcp.set_nodelay(true).ok()?;
-        let canonical = |address: SocketAddr| SocketAddr::new(address.ip(), address.port());
+        let canonical =
+            |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         let connection = Connection {
             peer: canonical(peer),
             local: canonical(local),

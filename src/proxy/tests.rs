@@ -329,6 +329,19 @@ async fn connect_and_upgrades_are_refused_in_words() {
     server.stop().await;
 }
 
+#[tokio::test]
+async fn a_client_that_talks_on_after_connect_still_reads_the_refusal() {
+    let server = Running::start(Limits::default());
+    let mut conn = server.plain().await;
+    conn.write_all(b"CONNECT quay.io:443 HTTP/1.1\r\nhost: quay.io:443\r\n\r\n")
+        .await
+        .unwrap();
+    within(conn.write_all(&vec![0; 8 << 20])).await.unwrap();
+    let (head, _) = response(&mut conn).await;
+    assert!(head.starts_with("http/1.1 501 "), "{head}");
+    server.stop().await;
+}
+
 trait Wire: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Wire for T {}
 
@@ -413,7 +426,12 @@ async fn a_client_that_leaves_while_its_request_waits_is_noticed() {
 
 #[tokio::test]
 async fn draining_closes_the_idle_at_once_and_lets_the_busy_finish() {
-    let server = Running::start(Limits::default());
+    let never = Duration::from_secs(3600);
+    let server = Running::start(Limits {
+        first_byte: never,
+        handshake: never,
+        ..Limits::default()
+    });
     let mut silent = server.plain().await;
     let mut handshaking = server.plain().await;
     handshaking.write_all(&[TLS_HANDSHAKE, 3, 1]).await.unwrap();

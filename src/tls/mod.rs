@@ -26,9 +26,10 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::types::RegistryHost;
 
+pub mod facts;
+
 mod authority;
 mod error;
-pub mod facts;
 mod pem;
 mod permits;
 
@@ -111,13 +112,13 @@ impl Tls {
         own.extend(options.own_addresses.into_iter().map(Host::address));
         let mut registries = BTreeSet::new();
         for registry in &options.registries {
-            let name = || Error::Name(registry.to_string());
+            let name = || Error::Name(registry.host().to_owned());
             registries.insert(Host::parse(registry.host()).ok_or_else(name)?);
-            if registry.is_docker_hub() {
-                registries.extend(DOCKER_HUB_HOSTS.into_iter().filter_map(Host::parse));
-            }
         }
         let wanted = Permits::exactly(&own.union(&registries).cloned().collect());
+        if options.registries.iter().any(RegistryHost::is_docker_hub) {
+            registries.extend(DOCKER_HUB_HOSTS.into_iter().filter_map(Host::parse));
+        }
         let state = absolute(&options.state)?;
         let trusted = state.join(CERTIFICATE);
         let authority = Authority::open(&state, &wanted, now)?;
@@ -330,7 +331,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The hosts that docker.io is reached by, besides itself.
+/// The hosts that docker.io is reached by, besides itself. As names below it they are permitted with it.
 const DOCKER_HUB_HOSTS: [&str; 3] = ["registry-1.docker.io", "index.docker.io", "auth.docker.io"];
 
 /// A client chooses among the addresses it connects to, and 127.0.0.0/8 alone has 16 million.

@@ -58,9 +58,6 @@ fn the_authority_is_constrained_and_its_key_private() {
             .collect::<BTreeSet<_>>(),
         set(&[
             "docker.io",
-            "registry-1.docker.io",
-            "index.docker.io",
-            "auth.docker.io",
             "quay.io",
             "localhost",
             "registry.ci",
@@ -170,19 +167,23 @@ fn a_killed_start_is_completed_by_the_next() {
 
 #[test]
 fn processes_that_start_at_once_share_one_authority() {
-    let dir = TempDir::new().unwrap();
-    let dir = &dir;
-    let minted: HashSet<Bytes> = std::thread::scope(|scope| {
-        let starts: Vec<_> = (0..8)
-            .map(|_| scope.spawn(|| open(dir, &["quay.io"]).ca_pem()))
-            .collect();
-        starts
-            .into_iter()
-            .map(|start| start.join().unwrap())
-            .collect()
-    });
-    assert_eq!(minted.len(), 1);
-    assert!(minted.contains(read(dir, "ca.pem").as_bytes()));
+    for _ in 0..20 {
+        let dir = TempDir::new().unwrap();
+        let together = std::sync::Barrier::new(8);
+        let start = || {
+            together.wait();
+            open(&dir, &["quay.io"]).ca_pem()
+        };
+        let minted: HashSet<Bytes> = std::thread::scope(|scope| {
+            let starts: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
+            starts
+                .into_iter()
+                .map(|start| start.join().unwrap())
+                .collect()
+        });
+        assert_eq!(minted.len(), 1);
+        assert!(minted.contains(read(&dir, "ca.pem").as_bytes()));
+    }
 }
 
 #[test]
@@ -282,7 +283,7 @@ fn an_operators_authority_is_used_and_never_replaced() {
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let start = now();
-    params.not_before = start - Duration::days(1);
+    params.not_before = start - Duration::hours(1);
     params.not_after = start + Duration::days(2);
     let mut place = |permits: Option<&Permits>| {
         params.name_constraints = permits.map(Permits::constraints);
@@ -301,7 +302,9 @@ fn an_operators_authority_is_used_and_never_replaced() {
             .unwrap()
             .remove(0);
         let (_, leaf) = X509Certificate::from_der(&leaf).unwrap();
+        let begin = (start - Duration::hours(1)).unix_timestamp();
         let end = (start + Duration::days(2)).unix_timestamp();
+        assert!(leaf.validity().not_before.timestamp() >= begin);
         assert!(leaf.validity().not_after.timestamp() <= end);
     }
     let over = Tls::open_at(options(&dir, &["quay.io"]), start + Duration::days(3));
