@@ -1,0 +1,36 @@
+//! The black-box suite: the real binary on loopback, by the distribution-spec and the command line's contract.
+//!
+//! The list below is the table of contents. Nothing here knows how the server is built; only `layers` reads its source.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+// The spec's sections.
+mod errors;
+mod pull;
+mod push;
+mod push_manifests;
+mod ranges;
+
+// What a name means, and where its content comes from.
+mod pull_through;
+mod pull_through_faults;
+mod shadowing;
+mod upstream_errors;
+
+// The program.
+mod cli;
+mod disk;
+mod seed;
+mod tls;
+
+// What holds under load and after a crash.
+mod big;
+mod crash;
+mod drain;
+mod race;
+mod vanish;
+
+// The house.
+mod layers;

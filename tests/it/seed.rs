@@ -1,0 +1,167 @@
+//! `--seed`: images that are there before the first client.
+
+use serde_json::Value;
+
+use crate::support::{
+    FakeUpstream, TestRegistry, fixture,
+    image::{OCI_INDEX, sha256},
+};
+
+/// The only manifest that a fixture's index.json names.
+fn manifest_of(name: &str) -> (String, Vec<u8>) {
+    let layout = fixture(name);
+    let index = std::fs::read(layout.join("index.json")).unwrap();
+    let index: Value = serde_json::from_slice(&index).unwrap();
+    let digest = index["manifests"][0]["digest"].as_str().unwrap();
+    let hex = digest.strip_prefix("sha256:").unwrap();
+    let bytes = std::fs::read(layout.join("blobs/sha256").join(hex)).unwrap();
+    (digest.to_owned(), bytes)
+}
+
+fn source(name: &str) -> String {
+    format!("oci:{}", fixture(name).display())
+}
+
+#[tokio::test]
+async fn a_layout_is_named_after_its_directory_and_annotation() {
+    let builder = TestRegistry::builder().args(["--seed".to_owned(), source("hello")]);
+    let registry = builder.start().await;
+    let client = registry.client();
+    let (digest, bytes) = manifest_of("hello");
+    for name in ["hello", "library/hello", "docker.io/library/hello"] {
+        let pulled = client.get_manifest(name, "latest").await.expect(200);
+        assert_eq!(pulled.header("docker-content-digest"), digest, "{name}");
+        assert_eq!(pulled.body, bytes, "{name}");
+        let manifest = pulled.json();
+        for blob in [&manifest["config"], &manifest["layers"][0]] {
+            let digest = blob["digest"].as_str().unwrap();
+            let pulled = client.get_blob(name, digest).await.expect(200);
+            assert_eq!(sha256(&pulled.body), digest);
+        }
+    }
+    assert_eq!(client.tags("hello").await, ["latest"]);
+    registry.store().assert_sound();
+}
+
+#[tokio::test]
+async fn a_seed_may_choose_the_tag_and_the_name() {
+    let rows = [
+        (":latest", "hello", "latest"),
+        ("=acme/app", "acme/app", "latest"),
+        ("=acme/app:v1", "acme/app", "v1"),
+        (":latest=quay.io/acme/app:v2", "quay.io/acme/app", "v2"),
+    ];
+    let mut builder = TestRegistry::builder();
+    for (suffix, _, _) in rows {
+        let source = format!("{}{suffix}", source("hello"));
+        builder = builder.args(["--seed".to_owned(), source]);
+    }
+    let registry = builder.start().await;
+    let client = registry.client();
+    let (digest, _) = manifest_of("hello");
+    for (suffix, name, tag) in rows {
+        let there = client.head_manifest(name, tag).await.expect(200);
+        assert_eq!(there.header("docker-content-digest"), digest, "{suffix}");
+    }
+    assert_eq!(client.tags("acme/app").await, ["latest", "v1"]);
+    let once: Vec<_> = registry.store().blobs().into_iter().collect();
+    assert!(once.len() <= 3, "stored once: {once:?}");
+}
+
+#[tokio::test]
+async fn an_index_comes_with_its_children() {
+    let builder = TestRegistry::builder().args(["--seed".to_owned(), source("multi")]);
+    let registry = builder.start().await;
+    let client = registry.client();
+    let (digest, bytes) = manifest_of("multi");
+    let pulled = client.get_manifest("multi", "latest").await.expect(200);
+    assert_eq!(pulled.header("docker-content-digest"), digest);
+    assert_eq!(pulled.header("content-type"), OCI_INDEX);
+    assert_eq!(pulled.body, bytes);
+    let index = pulled.json();
+    let children = index["manifests"].as_array().unwrap();
+    assert_eq!(children.len(), 2);
+    for child in children {
+        let child = child["digest"].as_str().unwrap();
+        let manifest = client.get_manifest("multi", child).await.expect(200);
+        let manifest = manifest.json();
+        for blob in [&manifest["config"], &manifest["layers"][0]] {
+            let digest = blob["digest"].as_str().unwrap();
+            client.get_blob("multi", digest).await.expect(200);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_seed_shadows_the_upstream_image() {
+    let upstream = FakeUpstream::start().await;
+    let registry = TestRegistry::builder()
+        .registry("docker.io", &upstream.url())
+        .args(["--seed".to_owned(), source("hello")])
+        .start()
+        .await;
+    let client = registry.client();
+    let (digest, _) = manifest_of("hello");
+    let there = client.get_manifest("hello", "latest").await.expect(200);
+    assert_eq!(there.header("docker-content-digest"), digest);
+    assert_eq!(upstream.requests(), [""; 0]);
+}
+
+#[tokio::test]
+async fn seeding_again_changes_nothing() {
+    let builder = TestRegistry::builder().args(["--seed".to_owned(), source("hello")]);
+    let registry = builder.start().await;
+    let before = registry.store().listing();
+    let registry = registry.restart().await;
+    assert_eq!(registry.store().listing(), before);
+}
+
+#[tokio::test]
+async fn a_corrupt_layout_is_refused_and_nothing_of_it_is_visible() {
+    let (hello, _) = manifest_of("hello");
+    let layer = {
+        let (_, manifest) = manifest_of("hello");
+        let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+        manifest["layers"][0]["digest"].as_str().unwrap().to_owned()
+    };
+    let hex = |digest: &str| digest.trim_start_matches("sha256:").to_owned();
+    for (name, wrong) in [
+        ("corrupt-layer", hex(&layer)),
+        ("corrupt-size", hex(&layer)),
+        ("corrupt-missing", hex(&layer)),
+        ("corrupt-manifest", hex(&hello)),
+        ("corrupt-index", "index.json".to_owned()),
+    ] {
+        let builder = TestRegistry::builder().args(["--seed".to_owned(), source(name)]);
+        let again = builder.clone().plain();
+        let (status, said) = builder.fails_to_start().await;
+        assert_eq!(status.code(), Some(1), "{name}: {said}");
+        assert!(said.contains(name), "{name}: {said}");
+        assert!(said.contains(&wrong), "{name}: {said}");
+
+        let registry = again.start().await;
+        let client = registry.client();
+        client.head_manifest(name, "latest").await.expect(404);
+        client.head_manifest(name, &hello).await.expect(404);
+        client.head_blob(name, &layer).await.expect(404);
+        registry.store().assert_sound();
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_is_none_is_refused_by_name() {
+    let nowhere = TestRegistry::builder().home().join("nowhere");
+    let rows = [
+        (format!("oci:{}", nowhere.display()), 1, "nowhere"),
+        (format!("{}:v9", source("hello")), 1, "v9"),
+        ("dir:fixtures/hello".to_owned(), 2, "oci:"),
+        ("fixtures/hello".to_owned(), 2, "oci:"),
+        (format!("{}=Not/A/Name", source("hello")), 2, "Not/A/Name"),
+    ];
+    for (source, status, fragment) in rows {
+        let builder = TestRegistry::builder().args(["--seed", &source]);
+        let (exit, said) = builder.fails_to_start().await;
+        assert_eq!(exit.code(), Some(status), "{source}: {said}");
+        assert!(said.contains(fragment), "{source}: {said}");
+    }
+}

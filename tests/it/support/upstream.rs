@@ -1,0 +1,385 @@
+//! A registry that is upstream of the one under test: it holds images, writes down who asks for what, and fails on
+//! demand. For faults only; real registries are met in the end-to-end runs.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::watch,
+};
+
+use super::{
+    image::{Image, Manifest},
+    within,
+};
+
+/// How one request is answered, in place of the truth.
+#[derive(Clone)]
+pub(crate) enum Reply {
+    /// The truth, but only `before` bytes of the body until the gate opens.
+    Gated { before: usize, gate: Gate },
+    /// The true headers, and `after` bytes of the body; then the connection closes.
+    Truncated { after: usize },
+    /// Other bytes of the same length, under the true headers.
+    Corrupt,
+    /// The truth without a `Content-Length`.
+    Chunked,
+    /// An error without a body that a registry would send, as a gateway in between answers.
+    Status(u16),
+    /// The connection stays open and nothing is said.
+    Silent,
+    /// 307 to another path, where the truth is.
+    Redirect(String),
+}
+
+/// Holds bytes back until the test lets them go.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    open: watch::Sender<bool>,
+    reached: watch::Sender<usize>,
+}
+
+impl Gate {
+    pub(crate) fn new() -> Self {
+        Self {
+            open: watch::Sender::new(false),
+            reached: watch::Sender::new(0),
+        }
+    }
+
+    pub(crate) fn open(&self) {
+        self.open.send_replace(true);
+    }
+
+    /// Awaits that a reply has come as far as the gate.
+    pub(crate) async fn reached(&self) {
+        let mut reached = self.reached.subscribe();
+        let waited = reached.wait_for(|count| *count > 0);
+        within("a reply comes to the gate", waited).await.unwrap();
+    }
+
+    async fn pass(&self) {
+        self.reached.send_modify(|count| *count += 1);
+        let mut open = self.open.subscribe();
+        let _ = open.wait_for(|open| *open).await;
+    }
+}
+
+/// A scripted registry on loopback; it ends with the test's runtime.
+pub(crate) struct FakeUpstream {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    content: Mutex<HashMap<String, (String, Bytes)>>,
+    tags: Mutex<BTreeMap<String, Vec<String>>>,
+    scripts: Mutex<HashMap<String, VecDeque<Reply>>>,
+    outage: Mutex<Option<Reply>>,
+    log: Mutex<Vec<String>>,
+    headers: Mutex<Vec<String>>,
+}
+
+impl FakeUpstream {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let shared = Arc::new(Shared::default());
+        let this = Self {
+            address: listener.local_addr().unwrap(),
+            shared: shared.clone(),
+        };
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, shared.clone()));
+            }
+        });
+        this
+    }
+
+    /// The base address, as `--registry HOST=URL` takes it.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Holds `image` as `name:tag`.
+    pub(crate) fn add_image(&self, name: &str, tag: &str, image: &Image) {
+        for blob in image.blobs() {
+            self.add_blob(name, &blob.digest, blob.bytes.clone());
+        }
+        self.add_manifest(name, tag, &image.manifest);
+    }
+
+    pub(crate) fn add_blob(&self, name: &str, digest: &str, bytes: Bytes) {
+        let kind = "application/octet-stream".to_owned();
+        let path = format!("/v2/{name}/blobs/{digest}");
+        self.shared
+            .content
+            .lock()
+            .unwrap()
+            .insert(path, (kind, bytes));
+    }
+
+    /// Holds a manifest by its digest, and by `tag`, which may move.
+    pub(crate) fn add_manifest(&self, name: &str, tag: &str, manifest: &Manifest) {
+        let mut content = self.shared.content.lock().unwrap();
+        for reference in [tag, &manifest.digest] {
+            content.insert(
+                format!("/v2/{name}/manifests/{reference}"),
+                (manifest.media_type.clone(), manifest.bytes.clone()),
+            );
+        }
+        let mut all = self.shared.tags.lock().unwrap();
+        let tags = all.entry(name.to_owned()).or_default();
+        tags.push(tag.to_owned());
+        tags.sort();
+        tags.dedup();
+    }
+
+    /// Answers the next requests for `path` so, one after the other, and truly once the script is used up.
+    pub(crate) fn script(
+        &self,
+        method: &str,
+        path: &str,
+        replies: impl IntoIterator<Item = Reply>,
+    ) {
+        self.shared
+            .scripts
+            .lock()
+            .unwrap()
+            .insert(format!("{method} {path}"), replies.into_iter().collect());
+    }
+
+    /// Answers every request so, until `recover`.
+    pub(crate) fn fail(&self, reply: Reply) {
+        *self.shared.outage.lock().unwrap() = Some(reply);
+    }
+
+    /// Answers truly again: forgets scripts and failure.
+    pub(crate) fn recover(&self) {
+        *self.shared.outage.lock().unwrap() = None;
+        self.shared.scripts.lock().unwrap().clear();
+    }
+
+    /// Every request so far, as `METHOD path?query`.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.shared.log.lock().unwrap().clone()
+    }
+
+    /// Every header line of those requests.
+    pub(crate) fn headers(&self) -> Vec<String> {
+        self.shared.headers.lock().unwrap().clone()
+    }
+
+    /// How often `path` was asked for with `method`, whatever the query.
+    pub(crate) fn count(&self, method: &str, path: &str) -> usize {
+        let wanted = format!("{method} {path}");
+        self.requests()
+            .iter()
+            .filter(|request| request.split('?').next() == Some(wanted.as_str()))
+            .count()
+    }
+}
+
+/// An address that refuses connections for as long as this lives.
+pub(crate) struct ClosedPort {
+    _bound: TcpSocket,
+    address: SocketAddr,
+}
+
+impl ClosedPort {
+    pub(crate) fn reserve() -> Self {
+        // Bound and never listening: refused, and nobody else can take the port.
+        let bound = TcpSocket::new_v4().unwrap();
+        bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = bound.local_addr().unwrap();
+        Self {
+            _bound: bound,
+            address,
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+/// One request per connection keeps the log honest: no reply depends on the one before.
+async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
+        return;
+    }
+    let mut header = String::new();
+    while stream
+        .read_line(&mut header)
+        .await
+        .is_ok_and(|read| read > 2)
+    {
+        let line = header.trim_end().to_owned();
+        shared.headers.lock().unwrap().push(line);
+        header.clear();
+    }
+    let mut words = line.split(' ');
+    let (Some(method), Some(target)) = (words.next(), words.next()) else {
+        return;
+    };
+    shared
+        .log
+        .lock()
+        .unwrap()
+        .push(format!("{method} {target}"));
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let scripted = shared
+        .scripts
+        .lock()
+        .unwrap()
+        .get_mut(&format!("{method} {path}"))
+        .and_then(VecDeque::pop_front);
+    let reply = scripted.or_else(|| shared.outage.lock().unwrap().clone());
+    // The server under test may go away at any time; that is no failure of ours.
+    let _ = answer(stream.get_mut(), method, path, query, reply, &shared).await;
+}
+
+async fn answer(
+    stream: &mut TcpStream,
+    method: &str,
+    path: &str,
+    query: &str,
+    reply: Option<Reply>,
+    shared: &Shared,
+) -> std::io::Result<()> {
+    match &reply {
+        Some(Reply::Silent) => return std::future::pending().await,
+        Some(Reply::Status(status)) => {
+            let head = format!("HTTP/1.1 {status} Scripted\r\nContent-Length: 0\r\n{CLOSE}");
+            return stream.write_all(head.as_bytes()).await;
+        }
+        Some(Reply::Redirect(to)) => {
+            let head =
+                format!("HTTP/1.1 307 Scripted\r\nLocation: {to}\r\nContent-Length: 0\r\n{CLOSE}");
+            return stream.write_all(head.as_bytes()).await;
+        }
+        _ => {}
+    }
+    let truth = shared.truth(path, query);
+    let mut head = format!("HTTP/1.1 {} Upstream\r\n{}", truth.status, truth.headers);
+    let chunked = matches!(reply, Some(Reply::Chunked));
+    if chunked {
+        head.push_str("Transfer-Encoding: chunked\r\n");
+    } else {
+        head.push_str(&format!("Content-Length: {}\r\n", truth.body.len()));
+    }
+    head.push_str(CLOSE);
+    stream.write_all(head.as_bytes()).await?;
+    if method == "HEAD" {
+        return Ok(());
+    }
+    match reply {
+        Some(Reply::Gated { before, gate }) => {
+            stream.write_all(&truth.body[..before]).await?;
+            stream.flush().await?;
+            gate.pass().await;
+            stream.write_all(&truth.body[before..]).await
+        }
+        Some(Reply::Truncated { after }) => stream.write_all(&truth.body[..after]).await,
+        Some(Reply::Corrupt) => {
+            let mut body = truth.body.to_vec();
+            if let Some(last) = body.last_mut() {
+                *last ^= 1;
+            }
+            stream.write_all(&body).await
+        }
+        _ if chunked => {
+            for piece in truth.body.chunks(8 << 10) {
+                let size = format!("{:x}\r\n", piece.len());
+                stream.write_all(size.as_bytes()).await?;
+                stream.write_all(piece).await?;
+                stream.write_all(b"\r\n").await?;
+            }
+            stream.write_all(b"0\r\n\r\n").await
+        }
+        _ => stream.write_all(&truth.body).await,
+    }
+}
+
+struct Truth {
+    status: u16,
+    headers: String,
+    body: Bytes,
+}
+
+impl Shared {
+    fn truth(&self, path: &str, query: &str) -> Truth {
+        if let Some((kind, body)) = self.content.lock().unwrap().get(path) {
+            // A tag's manifest is small; a blob's digest is in its path.
+            let digest = match path.rsplit_once("/blobs/") {
+                Some((_, digest)) => digest.to_owned(),
+                None => super::image::sha256(body),
+            };
+            return Truth {
+                status: 200,
+                headers: format!("Content-Type: {kind}\r\nDocker-Content-Digest: {digest}\r\n"),
+                body: body.clone(),
+            };
+        }
+        let name = path
+            .strip_prefix("/v2/")
+            .and_then(|rest| rest.strip_suffix("/tags/list"));
+        if let Some(name) = name
+            && let Some(tags) = self.tags.lock().unwrap().get(name)
+        {
+            return page(name, tags, query);
+        }
+        if path == "/v2/" {
+            return json(200, "", "{}".to_owned());
+        }
+        let code = if path.contains("/manifests/") {
+            "MANIFEST_UNKNOWN"
+        } else if path.contains("/blobs/") {
+            "BLOB_UNKNOWN"
+        } else {
+            "NAME_UNKNOWN"
+        };
+        let body = format!("{{\"errors\":[{{\"code\":\"{code}\",\"message\":\"not here\"}}]}}");
+        json(404, "", body)
+    }
+}
+
+/// A page of the tags list, by the spec's `n` and `last`.
+fn page(name: &str, tags: &[String], query: &str) -> Truth {
+    let parameter = |key: &str| {
+        query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
+    };
+    let last = parameter("last").unwrap_or_default();
+    let n = parameter("n").map_or(usize::MAX, |n| n.parse().unwrap());
+    let rest: Vec<&String> = tags.iter().filter(|tag| tag.as_str() > last).collect();
+    let page = &rest[..n.min(rest.len())];
+    let link = match page.last() {
+        Some(end) if page.len() < rest.len() => {
+            format!("Link: </v2/{name}/tags/list?n={n}&last={end}>; rel=\"next\"\r\n")
+        }
+        _ => String::new(),
+    };
+    let body = serde_json::json!({"name": name, "tags": page});
+    json(200, &link, body.to_string())
+}
+
+fn json(status: u16, headers: &str, body: String) -> Truth {
+    Truth {
+        status,
+        headers: format!("Content-Type: application/json\r\n{headers}"),
+        body: body.into(),
+    }
+}
+
+const CLOSE: &str = "Connection: close\r\n\r\n";
