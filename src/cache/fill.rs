@@ -12,6 +12,7 @@
 use std::{
     collections::HashMap,
     io,
+    ops::Range,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -80,13 +81,23 @@ impl Body {
         self.size
     }
 
-    /// The bytes, in pieces of at most `piece` where they come from a disk. An error means that the rest can't be had, and
-    /// that what came may be wrong.
-    pub fn stream(self, piece: usize) -> BoxStream<'static, io::Result<Bytes>> {
+    /// The bytes of `range`, or all of them, in pieces of at most `piece` where they come from a disk. An error means that
+    /// the rest can't be had, and that what came may be wrong. Only of a body whose size is known a range can be had.
+    pub fn stream(
+        self,
+        range: Option<Range<u64>>,
+        piece: usize,
+    ) -> BoxStream<'static, io::Result<Bytes>> {
         match self.source {
-            Source::Stored(content) => content.stream(piece).boxed(),
-            Source::Filling(reader) => reader.stream(piece).boxed(),
-            Source::Unstored(stream) => stream,
+            Source::Stored(content) => {
+                let range = range.unwrap_or(0..content.size());
+                content.stream(range, piece).boxed()
+            }
+            Source::Filling(reader) => reader.stream(range, piece).boxed(),
+            Source::Unstored(stream) => match range {
+                Some(range) => within(stream, range).boxed(),
+                None => stream,
+            },
         }
     }
 }
@@ -122,6 +133,7 @@ impl Cache {
                         progress,
                         bytes,
                         offset: 0,
+                        until: None,
                     };
                     return Ok(Some(Body {
                         size,
@@ -396,10 +408,20 @@ struct Reader {
     progress: watch::Receiver<Progress>,
     bytes: StagedBytes,
     offset: u64,
+    /// Where the range ends that is read; else the blob's end.
+    until: Option<u64>,
 }
 
 impl Reader {
-    fn stream(self, piece: usize) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    fn stream(
+        mut self,
+        range: Option<Range<u64>>,
+        piece: usize,
+    ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+        if let Some(range) = range {
+            self.offset = range.start;
+            self.until = Some(range.end);
+        }
         enum State {
             Behind(Reader),
             Alone(BoxStream<'static, io::Result<Bytes>>),
@@ -426,6 +448,9 @@ impl Reader {
 
     async fn next(&mut self, piece: u64) -> io::Result<Step> {
         loop {
+            if self.until.is_some_and(|until| self.offset >= until) {
+                return Ok(Step::End);
+            }
             let readable = match &*self.progress.borrow_and_update() {
                 Progress::Filling { readable, .. } => *readable,
                 Progress::Complete { size } if self.offset == *size => return Ok(Step::End),
@@ -436,33 +461,34 @@ impl Reader {
                     return Err(io::Error::other("the download went backwards"));
                 }
             };
+            let readable = readable.min(self.until.unwrap_or(u64::MAX));
             if readable > self.offset {
-                let (bytes, offset, length) = (
-                    self.bytes.clone(),
-                    self.offset,
-                    piece.min(readable - self.offset),
-                );
+                let (bytes, offset) = (self.bytes.clone(), self.offset);
+                let length = piece.min(readable - offset);
                 let read = blocking(move || read_piece(&bytes, offset, length)).await?;
                 self.offset += read.len() as u64;
                 return Ok(Step::Bytes(read));
             }
             if matches!(&*self.progress.borrow(), Progress::NoRoom) {
-                let prefix = (self.bytes.clone(), self.offset);
-                let rest = self
-                    .cache
-                    .unstored(&self.name, &self.digest, Some(prefix))
-                    .await
-                    .map_err(io::Error::other)?;
-                let rest =
-                    rest.ok_or_else(|| io::Error::other("the upstream has the blob no more"))?;
-                return Ok(Step::GoOnAlone(
-                    rest.stream(usize::try_from(piece).unwrap_or(usize::MAX)),
-                ));
+                return Ok(Step::GoOnAlone(self.rest(piece).await?));
             }
             if self.progress.changed().await.is_err() {
                 return Err(io::Error::other(interrupted(&self.name)));
             }
         }
+    }
+
+    /// What is still to be read, from the upstream itself.
+    async fn rest(&self, piece: u64) -> io::Result<BoxStream<'static, io::Result<Bytes>>> {
+        // Only what was read from the start on can be verified together with the rest.
+        let (prefix, range) = match self.until {
+            None => (Some((self.bytes.clone(), self.offset)), None),
+            Some(until) => (None, Some(self.offset..until)),
+        };
+        let rest = self.cache.unstored(&self.name, &self.digest, prefix).await;
+        let rest = rest.map_err(io::Error::other)?;
+        let rest = rest.ok_or_else(|| io::Error::other("the upstream has the blob no more"))?;
+        Ok(rest.stream(range, usize::try_from(piece).unwrap_or(usize::MAX)))
     }
 }
 
@@ -492,6 +518,33 @@ fn rehash(bytes: &StagedBytes, length: u64, mut hasher: Hasher) -> io::Result<Ha
         offset += piece.len() as u64;
     }
     Ok(hasher)
+}
+
+/// The bytes `range` of `stream`.
+fn within(
+    stream: BoxStream<'static, io::Result<Bytes>>,
+    range: Range<u64>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    stream::unfold((stream, 0), move |(mut stream, mut offset)| {
+        let Range { start, end } = range;
+        async move {
+            while offset < end {
+                let mut piece = match stream.next().await? {
+                    Ok(piece) => piece,
+                    Err(error) => return Some((Err(error), (stream, end))),
+                };
+                let first = offset;
+                offset += piece.len() as u64;
+                let cut = |at: u64| usize::try_from(at.saturating_sub(first)).unwrap_or(usize::MAX);
+                piece.truncate(cut(end));
+                let skipped = cut(start).min(piece.len());
+                if skipped < piece.len() {
+                    return Some((Ok(piece.split_off(skipped)), (stream, offset)));
+                }
+            }
+            None
+        }
+    })
 }
 
 /// `body`, broken off where it grows beyond `size`.

@@ -1,6 +1,7 @@
 //! The wire: the distribution-spec's endpoints over actix-web. Reads requests, writes answers, decides nothing.
 
 mod body;
+mod conditional;
 mod error;
 mod path;
 mod pull;

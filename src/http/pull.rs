@@ -1,17 +1,21 @@
 //! Pulling on the wire: blobs, manifests, tags.
 
 use actix_web::{
-    HttpResponse,
+    HttpResponse, HttpResponseBuilder,
     body::SizedStream,
     http::{
-        Method,
-        header::{self, HeaderValue},
+        Method, StatusCode,
+        header::{self, HeaderName, HeaderValue},
     },
 };
 use futures_util::{StreamExt as _, stream};
 use serde_json::json;
 
-use super::{Exchange, Named};
+use super::{
+    Exchange, Named,
+    conditional::{Precondition, Selection, etag, precondition, selection},
+    error::{self, ErrorCode},
+};
 use crate::{
     registry::{Error, Want},
     types::{Digest, Reference},
@@ -19,6 +23,7 @@ use crate::{
 
 const OCTETS: &str = "application/octet-stream";
 const CONTENT_DIGEST: &str = "docker-content-digest";
+const ACCEPT_RANGES: (HeaderName, &str) = (header::ACCEPT_RANGES, "bytes");
 
 impl Exchange<'_> {
     pub(super) async fn stat_blob(
@@ -38,10 +43,12 @@ impl Exchange<'_> {
             }
             Err(error) => return Err(error),
         };
-        Ok(HttpResponse::Ok()
-            .insert_header((header::CONTENT_TYPE, OCTETS))
-            .insert_header((CONTENT_DIGEST, digest.to_string()))
-            .body(without_bytes(size)))
+        Ok(match self.preconditions(digest) {
+            Some(answer) => answer,
+            None => described(HttpResponse::Ok(), OCTETS, digest)
+                .insert_header(ACCEPT_RANGES)
+                .body(without_bytes(size)),
+        })
     }
 
     pub(super) async fn pull_blob(
@@ -50,21 +57,36 @@ impl Exchange<'_> {
         digest: &Digest,
     ) -> Result<HttpResponse, Error> {
         let body = self.http.registry.pull_blob(&named.target, digest).await?;
-        let mut response = HttpResponse::Ok();
-        response
-            .insert_header((header::CONTENT_TYPE, OCTETS))
-            .insert_header((CONTENT_DIGEST, digest.to_string()));
+        if let Some(answer) = self.preconditions(digest) {
+            return Ok(answer);
+        }
         let size = body.size();
+        let selection = match size {
+            Some(size) => selection(self.request.headers(), digest, size),
+            None => Selection::Whole,
+        };
+        let (status, range) = match selection {
+            Selection::Whole => (StatusCode::OK, None),
+            Selection::Part { start, end } => (StatusCode::PARTIAL_CONTENT, Some(start..end)),
+            Selection::Unsatisfiable => return Ok(unsatisfiable(digest, size.unwrap_or_default())),
+        };
+        let mut response = described(HttpResponse::build(status), OCTETS, digest);
+        response.insert_header(ACCEPT_RANGES);
+        if let (Some(range), Some(size)) = (&range, size) {
+            let content_range = format!("bytes {}-{}/{size}", range.start, range.end - 1);
+            response.insert_header((header::CONTENT_RANGE, content_range));
+        }
+        let length = range.as_ref().map(|range| range.end - range.start).or(size);
         let (piece, place) = self.http.downloads.enter(self.connection.tls);
         let name = named.target.name.clone();
         let digest = digest.clone();
-        let pieces = body.stream(piece).map(move |piece| {
+        let pieces = body.stream(range, piece).map(move |piece| {
             // Held for as long as the body is sent.
             let _place = &place;
             piece.inspect_err(|error| log::warn!("{name}: sending {digest} is broken off: {error}"))
         });
-        Ok(match size {
-            Some(size) => response.body(SizedStream::new(size, pieces)),
+        Ok(match length {
+            Some(length) => response.body(SizedStream::new(length, pieces)),
             None => response.streaming(pieces),
         })
     }
@@ -81,14 +103,31 @@ impl Exchange<'_> {
             .registry
             .pull_manifest(&named.target, reference, want)
             .await?;
-        let mut response = HttpResponse::Ok();
-        response
-            .insert_header((header::CONTENT_TYPE, manifest.entry.media_type.as_str()))
-            .insert_header((CONTENT_DIGEST, manifest.digest.to_string()));
+        if let Some(answer) = self.preconditions(&manifest.digest) {
+            return Ok(answer);
+        }
+        let media_type = manifest.entry.media_type.as_str();
+        let mut response = described(HttpResponse::Ok(), media_type, &manifest.digest);
         Ok(match manifest.bytes {
             Some(bytes) => response.body(bytes),
             None => response.body(without_bytes(manifest.entry.size)),
         })
+    }
+
+    /// The answer to a request whose preconditions leave nothing to be sent.
+    fn preconditions(&self, digest: &Digest) -> Option<HttpResponse> {
+        let status = match precondition(self.request.headers(), digest) {
+            Precondition::Proceed => return None,
+            Precondition::NotModified => StatusCode::NOT_MODIFIED,
+            Precondition::Failed => StatusCode::PRECONDITION_FAILED,
+        };
+        let mut response = HttpResponse::build(status);
+        response.insert_header((header::ETAG, etag(digest)));
+        Some(
+            response
+                .insert_header((CONTENT_DIGEST, digest.to_string()))
+                .finish(),
+        )
     }
 
     pub(super) async fn list_tags(&self, named: &Named) -> Result<HttpResponse, Error> {
@@ -131,6 +170,29 @@ impl Exchange<'_> {
         }
         Ok(response.json(json!({ "name": named.name, "tags": tags })))
     }
+}
+
+/// What every answer says of the content it is about.
+fn described(
+    mut response: HttpResponseBuilder,
+    media_type: &str,
+    digest: &Digest,
+) -> HttpResponseBuilder {
+    response
+        .insert_header((header::CONTENT_TYPE, media_type))
+        .insert_header((CONTENT_DIGEST, digest.to_string()))
+        .insert_header((header::ETAG, etag(digest)));
+    response
+}
+
+fn unsatisfiable(digest: &Digest, size: u64) -> HttpResponse {
+    let message = format!("{digest} has {size} bytes, and the range asked for has none of them");
+    let status = StatusCode::RANGE_NOT_SATISFIABLE;
+    let mut response = error::refuse(status, ErrorCode::SizeInvalid, &message);
+    if let Ok(range) = HeaderValue::from_str(&format!("bytes */{size}")) {
+        response.headers_mut().insert(header::CONTENT_RANGE, range);
+    }
+    response
 }
 
 /// For HEAD: the length of a body that is not sent.

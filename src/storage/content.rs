@@ -1,6 +1,6 @@
 //! Reading what is visible: positional, with one piece read ahead.
 
-use std::{io, sync::Arc};
+use std::{io, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
@@ -29,29 +29,33 @@ impl Content {
         read_piece(&*self.file, 0, self.size)
     }
 
-    /// All of it in pieces of `piece` bytes; while one is being sent, the next is read.
-    pub fn stream(self, piece: usize) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    /// The bytes `range` in pieces of `piece` bytes; while one is being sent, the next is read.
+    pub fn stream(
+        self,
+        range: Range<u64>,
+        piece: usize,
+    ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
         let piece = piece.max(1) as u64;
-        let size = self.size;
+        let end = range.end.min(self.size);
         let file = self.file;
         let read = move |offset: u64| {
             let file = Arc::clone(&file);
-            let length = piece.min(size - offset);
+            let length = piece.min(end - offset);
             tokio::task::spawn_blocking(move || read_piece(&*file, offset, length))
         };
-        stream::unfold((0, None), move |(offset, ahead)| {
+        stream::unfold((range.start, None), move |(offset, ahead)| {
             let read = read.clone();
             async move {
-                if offset >= size {
+                if offset >= end {
                     return None;
                 }
                 let current = ahead.unwrap_or_else(|| read(offset));
                 let bytes = match joined(current.await).await {
                     Ok(bytes) => bytes,
-                    Err(error) => return Some((Err(error), (size, None))),
+                    Err(error) => return Some((Err(error), (end, None))),
                 };
                 let next = offset + bytes.len() as u64;
-                let ahead = (next < size).then(|| read(next));
+                let ahead = (next < end).then(|| read(next));
                 Some((Ok(bytes), (next, ahead)))
             }
         })
