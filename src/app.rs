@@ -134,15 +134,21 @@ fn run(
             seconds(config.grace)
         );
         let drained = handle.stop(true);
-        tokio::select! {
-            () = drained => log::info!("drained, bye"),
-            _ = terminate.recv() => log::warn!("a second signal: requests in flight are cut off"),
-            _ = interrupt.recv() => log::warn!("a second signal: requests in flight are cut off"),
-        }
+        let ended = tokio::select! {
+            () = drained => {
+                log::info!("drained, bye");
+                Ok(())
+            }
+            _ = terminate.recv() => Err(CUT_OFF),
+            _ = interrupt.recv() => Err(CUT_OFF),
+        };
         server.abort();
-        Ok(())
+        ended.map_err(anyhow::Error::msg)
     })
 }
+
+const CUT_OFF: &str =
+    "a second signal came before the requests in flight had finished; they were cut off";
 
 fn seconds(duration: Duration) -> String {
     format!("{} seconds", duration.as_secs())

@@ -30,7 +30,8 @@ fn main() -> ExitCode {
 /// One line per event on standard error: time, level, message. `RUST_LOG` chooses what is told; a line of another
 /// crate says whose it is.
 fn start_logger() {
-    let filter = env_logger::Env::default().default_filter_or("warn,standin=info");
+    // actix-http calls every connection that breaks off an error, which our own line about it tells better.
+    let filter = env_logger::Env::default().default_filter_or("warn,actix_http=off,standin=info");
     env_logger::Builder::from_env(filter)
         .format(|out, record| {
             let style = out.default_level_style(record.level());

@@ -217,32 +217,25 @@ impl Exchange<'_> {
 
     /// The repository that the request means; `/v2/` means none.
     fn resolve(&self) -> Result<Option<Named>, Error> {
-        let Some(name) = self.endpoint.name() else {
-            return Ok(None);
-        };
-        let parameters = path::parameters(self.request.uri().query().unwrap_or_default());
-        let ns: Vec<String> = parameters
-            .iter()
-            .filter(|(key, _)| key == "ns")
-            .map(|(_, value)| value.clone())
-            .collect();
-        let authority = self
-            .request
-            .uri()
-            .authority()
-            .map(|authority| authority.as_str());
-        let host = self
-            .request
-            .headers()
-            .get(header::HOST)
-            .and_then(|host| host.to_str().ok());
-        let target = self.http.registry.resolve(&Asked {
-            name,
+        let query = self.request.uri().query().unwrap_or_default();
+        let parameters = path::parameters(query);
+        let ns = parameters.iter().filter(|(key, _)| key == "ns");
+        let ns: Vec<String> = ns.map(|(_, value)| value.clone()).collect();
+        let authority = self.request.uri().authority();
+        let asked = Asked {
+            name: self.endpoint.name().unwrap_or_default(),
             ns: &ns,
-            host: authority.or(host),
+            host: authority
+                .map(|authority| authority.as_str())
+                .or(self.header(header::HOST)),
             server_name: self.connection.server_name.as_deref(),
             tls: self.connection.tls,
-        })?;
+        };
+        let Some(name) = self.endpoint.name() else {
+            self.http.registry.check_host(&asked)?;
+            return Ok(None);
+        };
+        let target = self.http.registry.resolve(&asked)?;
         Ok(Some(Named {
             target,
             name: name.to_owned(),

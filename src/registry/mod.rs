@@ -76,6 +76,11 @@ impl Registry {
         self.0.rules.sources.resolve(asked)
     }
 
+    /// Whether the request was meant for the host that it came to, for requests that name no repository.
+    pub fn check_host(&self, asked: &Asked<'_>) -> Result<(), Error> {
+        self.0.rules.sources.check_host(asked)
+    }
+
     /// Frees upload sessions that no request has touched for `lifetime`.
     pub async fn expire_uploads(&self, lifetime: Duration) {
         let registry = self.clone();

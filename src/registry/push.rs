@@ -487,7 +487,6 @@ fn check_size(wanted: &Descriptor, found: u64) -> Result<(), Error> {
 
 /// Frees a session that can't go on. Blocks.
 fn abandon(chunk: Chunk, error: crate::storage::Error) -> Error {
-    log::warn!("{}: an upload is given up: {error}", chunk.name());
     drop(chunk.finish());
     error.into()
 }

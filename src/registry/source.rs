@@ -138,7 +138,7 @@ impl Sources {
     }
 
     /// A `Host` that contradicts the name in the TLS handshake is answered 421 (RFC 9110, 7.4).
-    fn check_host(&self, asked: &Asked<'_>) -> Result<(), Error> {
+    pub fn check_host(&self, asked: &Asked<'_>) -> Result<(), Error> {
         let (Some(server_name), Some(host)) = (asked.server_name, asked.host) else {
             return Ok(());
         };

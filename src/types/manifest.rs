@@ -137,6 +137,12 @@ impl Manifest {
     pub fn pushed(body: &[u8], content_type: Option<&str>) -> Result<Self, InvalidManifest> {
         let fields = Fields::parse(body)?;
         let declared = content_type.and_then(MediaType::parse);
+        if fields.schema_version == Some(1) || declared.as_ref().is_some_and(MediaType::is_schema_1)
+        {
+            return Err(InvalidManifest(
+                "schema 1 manifests are not taken: push schema 2 or an OCI manifest".to_owned(),
+            ));
+        }
         let media_type = fields.media_type(declared.as_ref())?;
         if let Some(declared) = declared
             && declared.is_manifest()
@@ -147,20 +153,8 @@ impl Manifest {
                 "the Content-Type is {declared}, but the manifest's mediaType is {media_type}"
             )));
         }
-        if media_type.is_schema_1() || fields.schema_version == Some(1) {
-            return Err(InvalidManifest(
-                "schema 1 manifests are not taken: push schema 2 or an OCI manifest".to_owned(),
-            ));
-        }
         let kind = media_type.kind();
-        if (kind == Kind::Image && fields.manifests.is_some())
-            || (kind == Kind::Index && fields.layers.is_some())
-        {
-            return Err(InvalidManifest(
-                "it has layers and manifests both, so clients may disagree about what it is"
-                    .to_owned(),
-            ));
-        }
+        fields.check(kind)?;
         Ok(Self {
             references: fields.references(kind)?,
             subject: fields.subject()?,
@@ -252,7 +246,10 @@ impl Fields {
             // serde would read a struct from a JSON array as well.
             return Err(InvalidManifest("a manifest is a JSON object".to_owned()));
         }
-        serde_json::from_slice(body)
+        // Fields that are skipped are not decoded, and clients refuse what is no UTF-8 anywhere.
+        let body = std::str::from_utf8(body)
+            .map_err(|error| InvalidManifest(format!("the manifest can't be read: {error}")))?;
+        serde_json::from_str(body)
             .map_err(|error| InvalidManifest(format!("the manifest can't be read: {error}")))
     }
 
@@ -279,6 +276,28 @@ impl Fields {
             }
         };
         Ok(MediaType(deduced.into()))
+    }
+
+    /// Whether the fields are those that a manifest of the kind must have.
+    fn check(&self, kind: Kind) -> Result<(), InvalidManifest> {
+        let lacking =
+            |what: &str| Err(InvalidManifest(format!("{what}, which its type must have")));
+        let image = kind == Kind::Image;
+        let index = kind == Kind::Index;
+        if (image || index) && self.schema_version != Some(2) {
+            return lacking("it has no schemaVersion of 2");
+        }
+        if image && (self.config.is_none() || self.layers.is_none()) {
+            return lacking("it has no config or no layers");
+        }
+        if index && self.manifests.is_none() {
+            return lacking("it has no manifests");
+        }
+        if (image && self.manifests.is_some()) || (index && self.layers.is_some()) {
+            let why = "it has layers and manifests both, so clients may disagree about what it is";
+            return Err(InvalidManifest(why.to_owned()));
+        }
+        Ok(())
     }
 
     fn references(&self, kind: Kind) -> Result<Vec<Descriptor>, InvalidManifest> {
