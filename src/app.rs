@@ -73,6 +73,19 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     let ready = Ready::new(&addresses, &config, tls.ca_path())?;
     run(&runtime, &config, listeners, tls, registry, || {
         ready.announce(config.ready_file.as_deref())?;
+        let listeners: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+        log::info!(
+            "standin {} listens on {}, with content in {} and keys in {}",
+            env!("CARGO_PKG_VERSION"),
+            listeners.join(", "),
+            config.data.display(),
+            config.state.display()
+        );
+        if let Some(open) = addresses.iter().find(|address| !address.ip().is_loopback()) {
+            log::warn!(
+                "whoever can reach {open} may push as well as pull: there are no users in this version"
+            );
+        }
         for image in &seeded {
             log::info!("seeded {}:{} ({})", image.name, image.tag, image.digest);
             log::info!(

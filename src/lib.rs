@@ -1,3 +1,89 @@
+//! A container registry that stands in for every other registry while a CI job runs: what the job pushes stays here, all
+//! else is pulled through from the real registries, and what was pushed here is served in place of an upstream's image of
+//! the same name. This page is the map; the `standin` program is `main.rs` and calls [`cli`].
+//!
+//! # Words
+//!
+//! Of the [distribution-spec], in its sense: registry, repository, blob, manifest, image index, descriptor, digest, tag,
+//! reference, upload session. Ours:
+//!
+//! - *Upstream*: a real registry that we may ask. Only configured ones ever are.
+//! - *Source*: the registry a request means, whichever way it says so ([`registry::Sources::resolve`]).
+//! - *Canonical name*: `<source>/<repository>`, such as `docker.io/library/alpine` ([`types::CanonicalName`]). Each
+//!   request has exactly one.
+//! - *Namespace*: whose content is served ([`types::Namespace`]): `_local`, what was pushed or seeded here, or the
+//!   source's own, what was pulled through from it.
+//! - *Shadow*: an entry in `_local` that answers in place of the source's.
+//! - *Member*: content that a repository may serve, because it was pushed there, a manifest held there names it, or its
+//!   source served it. Content itself is stored once, whoever brought it.
+//! - *Commit*: the moment bytes become visible, whole and all at once.
+//! - *Fill*: the one download of a blob from an upstream that everyone who wants it reads behind.
+//! - *Owed*: content that a push named and only the source has; accepted, and fetched in the background.
+//!
+//! # Layers
+//!
+//! ```text
+//!      main  cli  config  app               the program: options, and everything put together
+//! L4   proxy    tls    http                 connections, certificates, the spec's endpoints
+//! L3   registry                             the rules: what a name means, who wins, what a push must bring
+//! L2   cache  upstream                      one download for all who ask; how other registries are asked
+//! L1   storage                              bytes at rest
+//! L0   types                                values of the spec, parsed once; no I/O
+//! ```
+//!
+//! A layer uses those below it and never one above or beside it, but for `cache`, which uses `upstream`, and `proxy`,
+//! which uses `tls`. The layers below `http` know no HTTP server, and `registry` no HTTP at all. [`app`] joins them: it
+//! hands [`http`] to [`proxy`] as a parameter, and `/ca.pem` to [`http`] as a function.
+//!
+//! # The life of a pull
+//!
+//! 1. `proxy` looks at a connection's first byte. TLS gets a certificate from `tls` for the server name it asks for; then
+//!    it is HTTP/1.1 either way.
+//! 2. `http` reads the path from its end, parses name, reference and digest into `types`, and has the registry resolve
+//!    the name: `?ns=`, the host the client believes in, the name's first component, or the default registry.
+//! 3. `registry` looks in `_local` for a manifest ([`Registry::pull_manifest`](registry::Registry::pull_manifest)). If it
+//!    has none, and the source may be asked, it goes on to `cache`.
+//! 4. `cache` answers a digest it holds, and a tag it heard of within `--tag-ttl`. Else it asks the upstream, once for all
+//!    who want the same thing at that moment, verifies the digest, keeps the manifest, and records what it names as the
+//!    repository's members.
+//! 5. Blobs follow ([`Registry::pull_blob`](registry::Registry::pull_blob)). Members whose bytes are here are read from
+//!    disk. For the others `cache` starts a fill, or joins the one under way: it writes a file that grows, and each client
+//!    reads behind it at its own pace. The last byte is given out only after the digest was verified and the blob
+//!    committed.
+//!
+//! # The life of a push
+//!
+//! 1. HEAD of each blob: 200 if the repository has it, or its source does by a manifest pulled from there. The upstream is
+//!    not asked.
+//! 2. POST opens a session: a private file and a running hash. PATCH and PUT append to it; a chunk that breaks off leaves
+//!    both as they were.
+//! 3. PUT with the digest finishes it ([`Registry::finish_upload`](registry::Registry::finish_upload)): the hash is
+//!    compared, the file is renamed onto its digest (the commit), the repository gets its member, and 201 is sent.
+//!    Whoever pushes the same bytes at the same time does so in a session of their own, and succeeds too.
+//! 4. PUT of the manifest ([`Registry::push_manifest`](registry::Registry::push_manifest)): all that it names must be here
+//!    with the size it says, or its source must have it (that is owed then), or the push is refused with every digest
+//!    that is missing. The manifest becomes visible before the tag that names it. All of it is written to `_local`; no
+//!    push leaves this process.
+//!
+//! # Where to look
+//!
+//! | Question | Answer |
+//! |---|---|
+//! | Which code serves end-6? | `http/mod.rs`, `Exchange::route`: the route table in the spec's order |
+//! | Which status and code has this failure? | `http/error.rs`, `classify`: one match |
+//! | What does a name mean? | `registry/source.rs`, `Sources::resolve` |
+//! | Who wins, local or upstream? | `registry/pull.rs`, `Registry::pull_manifest` and `Registry::pull_blob` |
+//! | What must a push bring? | `registry/push.rs`, `Registry::needs` |
+//! | When is a blob visible? | `storage/upload.rs`, `VerifiedBlob`; then `publish` in `storage/fs.rs` |
+//! | What is on disk? | `storage/layout.rs`: the tree, and every key |
+//! | How do many clients share one download? | `cache/fill.rs` |
+//! | What is sent to an upstream, and what do its failures become? | `upstream/mod.rs`; then `classify_upstream` in `http/error.rs` |
+//! | When is the CA made, kept or replaced? | `tls/authority.rs` |
+//! | What does an option mean, and which place wins? | `config/mod.rs`; each text becomes a value in `config/value.rs` |
+//! | In what order does everything start and stop? | `app.rs`, `serve` and `run` |
+//!
+//! [distribution-spec]: https://github.com/opencontainers/distribution-spec/blob/main/spec.md
+
 pub mod app;
 pub mod cache;
 pub mod cli;

@@ -30,8 +30,9 @@ fn main() -> ExitCode {
 /// One line per event on standard error: time, level, message. `RUST_LOG` chooses what is told; a line of another
 /// crate says whose it is.
 fn start_logger() {
-    // actix-http calls every connection that breaks off an error, which our own line about it tells better.
-    let filter = env_logger::Env::default().default_filter_or("warn,actix_http=off,standin=info");
+    // These two call errors what our own line about the same event tells better.
+    let filter = env_logger::Env::default()
+        .default_filter_or("warn,actix_http=off,rustls_platform_verifier=off,standin=info");
     env_logger::Builder::from_env(filter)
         .format(|out, record| {
             let style = out.default_level_style(record.level());

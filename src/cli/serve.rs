@@ -156,4 +156,4 @@ Examples:
   standin serve
   standin serve --listen 127.0.0.1:0 --ready-file standin.json
   standin serve --registry quay.io=http://127.0.0.1:5001 --local-only 'acme/**'
-  standin serve --offline --seed oci:fixtures/alpine=alpine:3";
+  standin serve --offline --seed oci:fixtures/hello=acme/hello:1";

@@ -131,7 +131,7 @@ impl Registry {
             .unwrap_or_else(PoisonError::into_inner);
         if shadowed.insert(name.clone()) {
             log::info!(
-                "{name}: {what} is served from what was pushed here, and {} is not asked",
+                "{name}: {what} is served from what was pushed or seeded here, and {} is not asked",
                 name.source()
             );
         }
@@ -146,12 +146,12 @@ pub enum Error {
     #[error("{0}")]
     BlobUploadInvalid(String),
     #[error(
-        "no such upload session: it was finished, cancelled, or not used for too long; start the upload anew"
+        "no such upload session: it was finished, refused or cancelled, not used for an hour, or standin was restarted; start the upload anew"
     )]
     BlobUploadUnknown,
     #[error("{0}")]
     DigestInvalid(String),
-    #[error("the manifest names content that is not here{}: push it first", .unasked.as_ref().map(|why| format!(", and its source could not be asked ({why})")).unwrap_or_default())]
+    #[error("the manifest names content that is not here{}: push it first: {}", .unasked.as_ref().map(|why| format!(", and its source could not be asked ({why})")).unwrap_or_default(), listed(.missing))]
     ManifestBlobUnknown {
         missing: Vec<Digest>,
         unasked: Option<UpstreamError>,
@@ -176,7 +176,7 @@ pub enum Error {
     #[error("{0}")]
     Unsupported(String),
     /// The data directory takes no more.
-    #[error("no room in standin's data directory: {0}")]
+    #[error("the data directory takes no more: {0}")]
     NoRoom(String),
     #[error(transparent)]
     Upstream(#[from] UpstreamFailure),
@@ -196,6 +196,16 @@ pub struct UpstreamFailure {
     pub manifest: bool,
     /// How the request came to mean this upstream.
     pub rule: Rule,
+}
+
+/// docker shows a refusal's message and not its details, so the first digests are in it.
+fn listed(digests: &[Digest]) -> String {
+    const SHOWN: usize = 3;
+    let mut text: Vec<String> = digests.iter().take(SHOWN).map(Digest::to_string).collect();
+    if digests.len() > SHOWN {
+        text.push(format!("and {} more", digests.len() - SHOWN));
+    }
+    text.join(", ")
 }
 
 impl From<storage::Error> for Error {

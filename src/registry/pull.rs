@@ -236,7 +236,7 @@ impl Registry {
                 Err(error) => {
                     return Err(unavailable(
                         target.rule,
-                        format!("{name}, its tags,"),
+                        format!("{name}, the list of its tags,"),
                         true,
                         error,
                     ));
@@ -271,7 +271,7 @@ impl Registry {
         if self.0.rules.offline {
             format!(" in standin, and --offline keeps {source} from being asked")
         } else {
-            String::new()
+            format!(", neither in standin nor at {source}")
         }
     }
 }

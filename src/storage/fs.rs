@@ -342,7 +342,7 @@ fn sweep(uploads: &Path) -> io::Result<()> {
     }
     if swept > 0 {
         log::info!(
-            "swept {swept} unfinished uploads of an earlier run; their clients will start anew"
+            "removed {swept} files of uploads and downloads that an earlier run left unfinished; their clients begin anew"
         );
     }
     Ok(())

@@ -487,7 +487,7 @@ impl Error {
 /// Why a data directory can't be used; the text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("can't {what} the data directory {}: {source}; give --data a directory that can be written to", path.display())]
+    #[error("can't {what} the data directory {}: give --data a directory that can be written to", path.display())]
     Io {
         what: &'static str,
         path: PathBuf,

@@ -377,13 +377,15 @@ pub struct Error {
 pub enum Cause {
     #[error("the registry is not configured: name it with --registry {{HOST}}")]
     NotConfigured,
-    #[error("it can't be reached: {0}")]
+    #[error("it can't be reached{0}")]
     Unreachable(String),
     #[error("no answer within {} seconds", .0.as_secs())]
     Timeout(Duration),
     #[error("it answered {0}")]
     Status(u16),
-    #[error("it answered {0}: the image does not exist there or needs credentials")]
+    #[error(
+        "it answered {0}: it wants a token, which this version of standin can't get, or has no such image"
+    )]
     Unauthorized(u16),
     #[error("it answered 429, too many requests{}", .retry_after.as_ref().map(|after| format!(", retry after {after}")).unwrap_or_default())]
     RateLimited { retry_after: Option<String> },
@@ -405,7 +407,7 @@ impl Error {
         if error.is_timeout() && !error.is_connect() {
             return Self::new(
                 registry,
-                Cause::Unreachable("it stopped sending".to_owned()),
+                Cause::Unreachable(": it stopped sending".to_owned()),
             );
         }
         // reqwest's own text only repeats the URL; what happened is at the end of the chain.
@@ -413,6 +415,21 @@ impl Error {
         while let Some(source) = deepest.source() {
             deepest = source;
         }
-        Self::new(registry, Cause::Unreachable(deepest.to_string()))
+        // Whoever reads "quay.io" and has a mirror configured for it must see which of them it was.
+        let at = error.url().map_or_else(String::new, |url| {
+            format!(" at {}", url.origin().ascii_serialization())
+        });
+        let deepest = deepest.to_string();
+        let hint = if deepest.contains("UnknownIssuer") {
+            ": this machine does not trust who issued it; SSL_CERT_FILE may name further authorities"
+        } else if deepest.contains("InvalidContentType") {
+            ": it does not speak TLS; one over plain HTTP is configured with --registry HOST=http://…"
+        } else {
+            ""
+        };
+        Self::new(
+            registry,
+            Cause::Unreachable(format!("{at}: {deepest}{hint}")),
+        )
     }
 }
