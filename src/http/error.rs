@@ -61,8 +61,10 @@ impl ErrorCode {
 /// How loudly a refusal is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Weight {
-    /// Every push and many a pull meets it.
+    /// Every push meets it, and many a pull.
     Usual,
+    /// Somebody asked for an image by name that nobody has.
+    Missed,
     /// A client did something wrong.
     Refused,
     /// Something failed that should not have.
@@ -70,7 +72,8 @@ enum Weight {
 }
 
 /// The answer to a request that failed, and its line in the log. `request` is what to call the request there.
-pub(super) fn respond(error: &Error, request: &str) -> HttpResponse {
+/// One that is a HEAD only wants to know.
+pub(super) fn respond(error: &Error, request: &str, head: bool) -> HttpResponse {
     let (status, code, weight) = classify(error);
     let message = if status == StatusCode::INTERNAL_SERVER_ERROR {
         let id = RequestId::random();
@@ -80,7 +83,8 @@ pub(super) fn respond(error: &Error, request: &str) -> HttpResponse {
         let line = format!("{request}: {} {}: {error}", status.as_u16(), code.as_str());
         match weight {
             Weight::Usual => log::debug!("{line}"),
-            Weight::Refused => log::info!("{line}"),
+            Weight::Missed if head => log::debug!("{line}"),
+            Weight::Missed | Weight::Refused => log::info!("{line}"),
             Weight::Failed => log::warn!("{line}"),
         }
         format!("standin: {error}")
@@ -111,7 +115,7 @@ fn body(code: ErrorCode, message: &str, detail: serde_json::Value) -> serde_json
 }
 
 fn classify(error: &Error) -> (StatusCode, ErrorCode, Weight) {
-    use Weight::{Failed, Refused, Usual};
+    use Weight::{Failed, Missed, Refused, Usual};
     match error {
         Error::BlobUnknown(_) => (StatusCode::NOT_FOUND, ErrorCode::BlobUnknown, Usual),
         Error::BlobUploadInvalid(_) => (
@@ -127,14 +131,14 @@ fn classify(error: &Error) -> (StatusCode, ErrorCode, Weight) {
             Refused,
         ),
         Error::ManifestInvalid(_) => (StatusCode::BAD_REQUEST, ErrorCode::ManifestInvalid, Refused),
-        Error::ManifestUnknown(_) => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown, Usual),
+        Error::ManifestUnknown(_) => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown, Missed),
         Error::ManifestTooLarge { .. } => (
             StatusCode::PAYLOAD_TOO_LARGE,
             ErrorCode::ManifestInvalid,
             Refused,
         ),
         Error::NameInvalid(_) => (StatusCode::BAD_REQUEST, ErrorCode::NameInvalid, Refused),
-        Error::NameUnknown(_) => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown, Usual),
+        Error::NameUnknown(_) => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown, Missed),
         Error::SizeInvalid(_) => (StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid, Refused),
         Error::RangeInvalid { .. } => (
             StatusCode::RANGE_NOT_SATISFIABLE,

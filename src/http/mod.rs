@@ -73,8 +73,11 @@ async fn answer(
     request: HttpRequest,
     payload: web::Payload,
 ) -> HttpResponse {
-    let started = Instant::now();
     let connection = (http.connection)(&request);
+    let unanswered = Unanswered {
+        request: name_of(&request, &connection),
+        since: Instant::now(),
+    };
     let path = request.uri().path();
     let mut response = match Endpoint::parse(path) {
         Some(endpoint) => {
@@ -96,13 +99,36 @@ async fn answer(
         );
         response.headers_mut().insert(version.0, version.1);
     }
-    let status = response.status().as_u16();
-    log::debug!(
-        "{} {status} in {:?}",
-        name_of(&request, &connection),
-        started.elapsed()
-    );
+    unanswered.answered(&response);
     response
+}
+
+/// A request whose client may go away before it is answered; then it is dropped where it stands.
+struct Unanswered {
+    request: String,
+    since: Instant,
+}
+
+impl Unanswered {
+    fn answered(mut self, response: &HttpResponse) {
+        let request = std::mem::take(&mut self.request);
+        log::debug!(
+            "{request}: {} in {:?}",
+            response.status().as_u16(),
+            self.since.elapsed()
+        );
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if !self.request.is_empty() {
+            log::info!(
+                "{}: the client went away before it was answered",
+                self.request
+            );
+        }
+    }
 }
 
 /// What is not the distribution-spec's.
@@ -140,8 +166,10 @@ impl Exchange<'_> {
             Ok(named) => self.route(named, payload).await,
             Err(error) => Err(error),
         };
-        routed
-            .unwrap_or_else(|error| error::respond(&error, &name_of(self.request, self.connection)))
+        routed.unwrap_or_else(|error| {
+            let head = *self.request.method() == Method::HEAD;
+            error::respond(&error, &name_of(self.request, self.connection), head)
+        })
     }
 
     /// The route table, in the order of the spec's end points.
