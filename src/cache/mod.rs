@@ -27,6 +27,7 @@ use crate::{
     storage::{self, ManifestEntry, Store, TagEntry, blocking},
     types::{
         Algorithm, CanonicalName, Digest, Manifest, Namespace, Reference, RegistryHost, Role, Tag,
+        manifest::is_json_object,
     },
     upstream::Upstreams,
 };
@@ -341,6 +342,15 @@ impl Cache {
             };
             return Err(UpstreamError::new(name.source(), cause).into());
         }
+        if !is_json_object(&fetched.bytes) {
+            let content_type = fetched
+                .content_type
+                .unwrap_or_else(|| "something".to_owned());
+            let cause = Cause::Protocol(format!(
+                "it answered with {content_type}, which is no manifest"
+            ));
+            return Err(UpstreamError::new(name.source(), cause).into());
+        }
         let manifest = Manifest::pulled(&fetched.bytes, fetched.content_type.as_deref());
         let entry = ManifestEntry {
             media_type: manifest.media_type.clone(),
@@ -361,6 +371,10 @@ impl Cache {
             })
             .await
         };
+        log::info!(
+            "{name}: {reference} fetched from {}, {digest}",
+            name.source()
+        );
         match (kept, reference) {
             (Err(error), _) => {
                 log::warn!("{name}: the manifest {digest} is passed on without being kept: {error}")

@@ -193,6 +193,12 @@ impl Manifest {
     }
 }
 
+/// Whether `body` can be a manifest at all. A login page or a proxy's apology can't, whatever type it comes under.
+pub fn is_json_object(body: &[u8]) -> bool {
+    let object = body.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
+    object && serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
+}
+
 /// An image that an OCI layout's `index.json` names.
 #[derive(Clone, Debug)]
 pub struct LayoutEntry {
@@ -267,12 +273,12 @@ impl Fields {
             (Some(_), None, None) => OCI_INDEX,
             (None, Some(_), Some(_)) => OCI_MANIFEST,
             _ => {
-                return declared
-                    .filter(|declared| !matches!(declared.as_str(), "application/json" | "application/octet-stream" | "text/plain"))
-                    .cloned()
-                    .ok_or_else(|| {
-                        InvalidManifest("it has no mediaType, and neither its Content-Type nor its fields tell what it is".to_owned())
-                    });
+                // Tools that push a type of their own say which; what curl or a browser says is none.
+                let own = declared.filter(|declared| declared.as_str().ends_with("+json"));
+                return own.cloned().ok_or_else(|| {
+                    let why = "it has no mediaType, and neither its Content-Type nor its fields tell what it is";
+                    InvalidManifest(why.to_owned())
+                });
             }
         };
         Ok(MediaType(deduced.into()))
@@ -459,6 +465,7 @@ mod tests {
             ("[]", None),
             ("{}", None),
             ("{}", Some("application/json")),
+            (r#"{"a":1}"#, Some("application/x-www-form-urlencoded")),
             (r#"{"mediaType":"no type"}"#, None),
             (
                 r#"{"schemaVersion":1,"fsLayers":[]}"#,
