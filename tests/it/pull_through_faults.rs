@@ -248,3 +248,21 @@ async fn a_head_says_so_too_when_the_upstream_is_gone() {
         head.answer().await.expect(404);
     }
 }
+
+#[tokio::test]
+async fn a_login_page_is_no_manifest() {
+    let (upstream, image, registry) = quay(1000).await;
+    upstream.add_image("acme/other", "v1", &image);
+    let before = registry.store().listing();
+    upstream.script("GET", "/v2/acme/other/manifests/v1", [Reply::LoginPage]);
+    let client = registry.client();
+    let page = client.get_manifest("quay.io/acme/other", "v1").await;
+    let message = page.refused(404, "MANIFEST_UNKNOWN").message();
+    assert!(
+        message.contains("quay.io") && message.contains("text/html"),
+        "{message}"
+    );
+    assert_eq!(registry.store().listing(), before);
+    let manifest = client.get_manifest("quay.io/acme/other", "v1").await;
+    assert_eq!(manifest.expect(200).body, image.manifest.bytes);
+}

@@ -36,6 +36,8 @@ pub(crate) enum Reply {
     Silent,
     /// 307 to another path, where the truth is.
     Redirect(String),
+    /// 200 and a page for people, as a captive portal or an expired session answers.
+    LoginPage,
 }
 
 /// Holds bytes back until the test lets them go.
@@ -261,6 +263,14 @@ async fn answer(
         Some(Reply::Status(status)) => {
             let head = format!("HTTP/1.1 {status} Scripted\r\nContent-Length: 0\r\n{CLOSE}");
             return stream.write_all(head.as_bytes()).await;
+        }
+        Some(Reply::LoginPage) => {
+            let page = "<html>please log in</html>";
+            let length = page.len();
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {length}\r\n{CLOSE}"
+            );
+            return stream.write_all(format!("{head}{page}").as_bytes()).await;
         }
         Some(Reply::Redirect(to)) => {
             let head =
