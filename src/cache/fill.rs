@@ -10,21 +10,21 @@
 //! name can't be received to its end.
 
 use std::{
-    collections::HashMap,
-    io,
-    ops::Range,
+    collections::{HashMap, hash_map::Entry},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, stream, stream::BoxStream};
+use futures_util::{Stream, StreamExt as _, stream::BoxStream};
 use tokio::sync::watch;
 
-use super::{Cache, Cause, Error, UpstreamError};
+use super::{
+    Cache, Cause, Error, UpstreamError,
+    body::{Body, Reader, Source, rehash, verified},
+};
 use crate::{
     storage::{
-        Batches, Content, Interrupted, Member, Reason, StagedBytes, Staging, Store, blocking,
-        receive,
+        Batches, Interrupted, Member, Reason, StagedBytes, Staging, Store, blocking, receive,
     },
     types::{CanonicalName, Digest, Hasher, Namespace},
 };
@@ -40,8 +40,9 @@ struct Fill {
     progress: watch::Receiver<Progress>,
 }
 
+/// How far a download is.
 #[derive(Clone)]
-enum Progress {
+pub(super) enum Progress {
     Asking,
     Filling {
         size: Option<u64>,
@@ -56,62 +57,17 @@ enum Progress {
     Failed(Error),
 }
 
-/// A blob's bytes on their way to a client.
-pub struct Body {
-    size: Option<u64>,
-    source: Source,
-}
-
-enum Source {
-    Stored(Content),
-    Filling(Reader),
-    Unstored(BoxStream<'static, io::Result<Bytes>>),
-}
-
-impl Body {
-    pub fn stored(content: Content) -> Self {
-        Self {
-            size: Some(content.size()),
-            source: Source::Stored(content),
-        }
-    }
-
-    /// In bytes; unknown where an upstream did not say.
-    pub fn size(&self) -> Option<u64> {
-        self.size
-    }
-
-    /// The bytes of `range`, or all of them, in pieces of at most `piece` where they come from a disk. An error means that
-    /// the rest can't be had, and that what came may be wrong. Only of a body whose size is known a range can be had.
-    pub fn stream(
-        self,
-        range: Option<Range<u64>>,
-        piece: usize,
-    ) -> BoxStream<'static, io::Result<Bytes>> {
-        match self.source {
-            Source::Stored(content) => {
-                let range = range.unwrap_or(0..content.size());
-                content.stream(range, piece).boxed()
-            }
-            Source::Filling(reader) => reader.stream(range, piece).boxed(),
-            Source::Unstored(stream) => match range {
-                Some(range) => within(stream, range).boxed(),
-                None => stream,
-            },
-        }
-    }
-}
-
 impl Cache {
     /// The blob, from the store or from the upstream while it is being fetched. Returns when its first bytes can be had
-    /// or the upstream's answer is known. `None`: the upstream has no such blob. `expected` is its size as a manifest
-    /// gives it.
+    /// or the upstream's answer is known. `None`: the upstream has no such blob. `expected` is its size, if it is known to
+    /// be a member of this repository; of any other the repository's own upstream must have it.
     pub async fn blob(
         &self,
         name: &CanonicalName,
         digest: &Digest,
         expected: Option<u64>,
     ) -> Result<Option<Body>, Error> {
+        let mut vouched = expected.is_some();
         loop {
             let fill = self.join(name, digest, expected);
             let mut progress = fill.progress.clone();
@@ -125,6 +81,12 @@ impl Cache {
             let own = fill.name == *name;
             match state {
                 Progress::Asking => {}
+                Progress::Filling { .. } | Progress::Complete { .. } if !own && !vouched => {
+                    if self.head_blob(name, digest).await?.is_none() {
+                        return Ok(None);
+                    }
+                    vouched = true;
+                }
                 Progress::Filling { size, bytes, .. } => {
                     let reader = Reader {
                         cache: self.clone(),
@@ -162,38 +124,41 @@ impl Cache {
         digest: &Digest,
         expected: u64,
     ) -> Result<bool, Error> {
-        let mut progress = self.join(name, digest, Some(expected)).progress;
         let ended =
             |state: &Progress| !matches!(state, Progress::Asking | Progress::Filling { .. });
-        let state = progress
-            .wait_for(ended)
-            .await
-            .map_err(|_| interrupted(name))?
-            .clone();
-        match state {
-            Progress::Complete { .. } => Ok(true),
-            Progress::Failed(error) => Err(error),
-            Progress::NoRoom => Err(UpstreamError::new(
-                name.source(),
-                Cause::Protocol("there is no room to keep it".to_owned()),
-            )
-            .into()),
-            Progress::Absent | Progress::Asking | Progress::Filling { .. } => Ok(false),
+        loop {
+            let mut fill = self.join(name, digest, Some(expected));
+            let state = match fill.progress.wait_for(ended).await {
+                Ok(state) => state.clone(),
+                Err(_) => return Err(interrupted(name)),
+            };
+            match state {
+                Progress::Complete { .. } => return Ok(true),
+                // Another name's upstream said so; ours may know better.
+                Progress::Absent | Progress::Failed(_) if fill.name != *name => {}
+                Progress::Failed(error) => return Err(error),
+                Progress::NoRoom => {
+                    let cause =
+                        Cause::Protocol("standin's data directory has no room for it".to_owned());
+                    return Err(UpstreamError::new(name.source(), cause).into());
+                }
+                Progress::Absent | Progress::Asking | Progress::Filling { .. } => return Ok(false),
+            }
         }
     }
 
     /// The download of `digest` that is under way, or a new one.
     fn join(&self, name: &CanonicalName, digest: &Digest, expected: Option<u64>) -> Fill {
-        let mut fills = self.0.fills.lock();
-        if let Some(fill) = fills.get(digest) {
-            return fill.clone();
-        }
         let (sender, progress) = watch::channel(Progress::Asking);
         let fill = Fill {
             name: name.clone(),
             progress,
         };
-        fills.insert(digest.clone(), fill.clone());
+        match self.0.fills.lock().entry(digest.clone()) {
+            Entry::Occupied(under_way) => return under_way.get().clone(),
+            Entry::Vacant(free) => free.insert(fill.clone()),
+        };
+        // The board is free again: a runtime that is going down drops what it is given at once, and that takes the board.
         let running = Running {
             cache: self.clone(),
             digest: digest.clone(),
@@ -224,6 +189,14 @@ impl Cache {
         };
         let staging = match prepared {
             Ok(Prepared::Staging(staging)) => *staging,
+            // Whether this name may have what another has just brought is still to be asked.
+            Ok(Prepared::Here { size }) if expected.is_none() => {
+                return match self.head_blob(name, digest).await {
+                    Ok(Some(_)) => Progress::Complete { size },
+                    Ok(None) => Progress::Absent,
+                    Err(error) => Progress::Failed(error),
+                };
+            }
             Ok(Prepared::Here { size }) => return Progress::Complete { size },
             Ok(Prepared::NoRoom) => return Progress::NoRoom,
             Err(error) => return Progress::Failed(error.into()),
@@ -289,23 +262,9 @@ impl Cache {
                     )));
                 }
             }
-            if cache
-                .0
-                .store
-                .membership(Namespace::Upstream, &canonical, &wanted)?
-                .is_none()
-            {
-                let member = Member {
-                    size,
-                    media_type: None,
-                };
-                cache.0.store.add_member(
-                    Namespace::Upstream,
-                    &canonical,
-                    &wanted,
-                    &Reason::Pulled,
-                    &member,
-                )?;
+            // Without the entry the upstream is only asked again whether it has the blob.
+            if let Err(error) = remember(&cache.0.store, &canonical, &wanted, size) {
+                log::warn!("{canonical}: that it has {wanted} is not kept: {error}");
             }
             Ok(size)
         });
@@ -317,7 +276,7 @@ impl Cache {
     }
 
     /// The upstream's own stream, kept nowhere. Behind `prefix`, which was delivered already, it goes on where that ends.
-    async fn unstored(
+    pub(super) async fn unstored(
         &self,
         name: &CanonicalName,
         digest: &Digest,
@@ -400,151 +359,22 @@ fn prepare(
     }
 }
 
-/// A client's place behind the download.
-struct Reader {
-    cache: Cache,
-    name: CanonicalName,
-    digest: Digest,
-    progress: watch::Receiver<Progress>,
-    bytes: StagedBytes,
-    offset: u64,
-    /// Where the range ends that is read; else the blob's end.
-    until: Option<u64>,
-}
-
-impl Reader {
-    fn stream(
-        mut self,
-        range: Option<Range<u64>>,
-        piece: usize,
-    ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-        if let Some(range) = range {
-            self.offset = range.start;
-            self.until = Some(range.end);
-        }
-        enum State {
-            Behind(Reader),
-            Alone(BoxStream<'static, io::Result<Bytes>>),
-            Ended,
-        }
-        stream::unfold(State::Behind(self), move |mut state| async move {
-            loop {
-                state = match state {
-                    State::Ended => return None,
-                    State::Alone(mut rest) => {
-                        let next = rest.next().await?;
-                        return Some((next, State::Alone(rest)));
-                    }
-                    State::Behind(mut reader) => match reader.next(piece as u64).await {
-                        Ok(Step::Bytes(bytes)) => return Some((Ok(bytes), State::Behind(reader))),
-                        Ok(Step::End) => return None,
-                        Ok(Step::GoOnAlone(rest)) => State::Alone(rest),
-                        Err(error) => return Some((Err(error), State::Ended)),
-                    },
-                }
-            }
-        })
+/// Lets the repository serve what was fetched under its name.
+fn remember(
+    store: &Store,
+    name: &CanonicalName,
+    digest: &Digest,
+    size: u64,
+) -> Result<(), crate::storage::Error> {
+    let namespace = Namespace::Upstream;
+    if store.membership(namespace, name, digest)?.is_some() {
+        return Ok(());
     }
-
-    async fn next(&mut self, piece: u64) -> io::Result<Step> {
-        loop {
-            if self.until.is_some_and(|until| self.offset >= until) {
-                return Ok(Step::End);
-            }
-            let readable = match &*self.progress.borrow_and_update() {
-                Progress::Filling { readable, .. } => *readable,
-                Progress::Complete { size } if self.offset == *size => return Ok(Step::End),
-                Progress::Complete { size } => *size,
-                Progress::NoRoom => 0,
-                Progress::Failed(error) => return Err(io::Error::other(error.clone())),
-                Progress::Asking | Progress::Absent => {
-                    return Err(io::Error::other("the download went backwards"));
-                }
-            };
-            let readable = readable.min(self.until.unwrap_or(u64::MAX));
-            if readable > self.offset {
-                let (bytes, offset) = (self.bytes.clone(), self.offset);
-                let length = piece.min(readable - offset);
-                let read = blocking(move || read_piece(&bytes, offset, length)).await?;
-                self.offset += read.len() as u64;
-                return Ok(Step::Bytes(read));
-            }
-            if matches!(&*self.progress.borrow(), Progress::NoRoom) {
-                return Ok(Step::GoOnAlone(self.rest(piece).await?));
-            }
-            if self.progress.changed().await.is_err() {
-                return Err(io::Error::other(interrupted(&self.name)));
-            }
-        }
-    }
-
-    /// What is still to be read, from the upstream itself.
-    async fn rest(&self, piece: u64) -> io::Result<BoxStream<'static, io::Result<Bytes>>> {
-        // Only what was read from the start on can be verified together with the rest.
-        let (prefix, range) = match self.until {
-            None => (Some((self.bytes.clone(), self.offset)), None),
-            Some(until) => (None, Some(self.offset..until)),
-        };
-        let rest = self.cache.unstored(&self.name, &self.digest, prefix).await;
-        let rest = rest.map_err(io::Error::other)?;
-        let rest = rest.ok_or_else(|| io::Error::other("the upstream has the blob no more"))?;
-        Ok(rest.stream(range, usize::try_from(piece).unwrap_or(usize::MAX)))
-    }
-}
-
-enum Step {
-    Bytes(Bytes),
-    GoOnAlone(BoxStream<'static, io::Result<Bytes>>),
-    End,
-}
-
-fn read_piece(bytes: &StagedBytes, offset: u64, length: u64) -> io::Result<Bytes> {
-    let mut buffer = vec![0; usize::try_from(length).map_err(io::Error::other)?];
-    if bytes.read_at(offset, &mut buffer)? < buffer.len() {
-        return Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "staged bytes are gone",
-        ));
-    }
-    Ok(buffer.into())
-}
-
-fn rehash(bytes: &StagedBytes, length: u64, mut hasher: Hasher) -> io::Result<Hasher> {
-    const PIECE: u64 = 1 << 20;
-    let mut offset = 0;
-    while offset < length {
-        let piece = read_piece(bytes, offset, PIECE.min(length - offset))?;
-        hasher.update(&piece);
-        offset += piece.len() as u64;
-    }
-    Ok(hasher)
-}
-
-/// The bytes `range` of `stream`.
-fn within(
-    stream: BoxStream<'static, io::Result<Bytes>>,
-    range: Range<u64>,
-) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    stream::unfold((stream, 0), move |(mut stream, mut offset)| {
-        let Range { start, end } = range;
-        async move {
-            while offset < end {
-                let mut piece = match stream.next().await? {
-                    Ok(piece) => piece,
-                    Err(error) => return Some((Err(error), (stream, end))),
-                };
-                let first = offset;
-                offset += piece.len() as u64;
-                let cut = |at: u64| usize::try_from(at.saturating_sub(first)).unwrap_or(usize::MAX);
-                piece.truncate(cut(end));
-                let skipped = cut(start).min(piece.len());
-                if skipped < piece.len() {
-                    return Some((Ok(piece.split_off(skipped)), (stream, offset)));
-                }
-            }
-            None
-        }
-    })
+    let member = Member {
+        size,
+        media_type: None,
+    };
+    store.add_member(namespace, name, digest, &Reason::Pulled, &member)
 }
 
 /// `body`, broken off where it grows beyond `size`.
@@ -568,44 +398,7 @@ fn bounded(
     })
 }
 
-/// `body`, one piece late: the last one leaves only if all of them hash to `digest`.
-fn verified(
-    body: BoxStream<'static, Result<Bytes, UpstreamError>>,
-    hasher: Hasher,
-    digest: Digest,
-) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    stream::unfold(Some((body, hasher, Bytes::new())), move |state| {
-        let digest = digest.clone();
-        async move {
-            let (mut body, mut hasher, held) = state?;
-            loop {
-                match body.next().await {
-                    Some(Ok(piece)) if piece.is_empty() => {}
-                    Some(Ok(piece)) => {
-                        hasher.update(&piece);
-                        return Some((Ok(held), Some((body, hasher, piece))));
-                    }
-                    Some(Err(error)) => return Some((Err(io::Error::other(error)), None)),
-                    None => {
-                        let found = hasher.finish();
-                        let last = if found == digest {
-                            Ok(held)
-                        } else {
-                            Err(io::Error::other(format!(
-                                "the upstream sent {found} instead of {digest}"
-                            )))
-                        };
-                        return Some((last, None));
-                    }
-                }
-            }
-        }
-    })
-    // The first piece held back is the empty one before the body.
-    .filter(|piece| std::future::ready(!matches!(piece, Ok(bytes) if bytes.is_empty())))
-}
-
-fn interrupted(name: &CanonicalName) -> Error {
+pub(super) fn interrupted(name: &CanonicalName) -> Error {
     UpstreamError::new(
         name.source(),
         Cause::Protocol("the download was interrupted here".to_owned()),

@@ -20,32 +20,21 @@ impl Exchange<'_> {
         payload: web::Payload,
     ) -> Result<HttpResponse, Error> {
         let registry = &self.http.registry;
-        let digest = named.parameter("digest").map(parse_digest).transpose()?;
-        let algorithm = match (&digest, named.parameter("digest-algorithm")) {
-            (Some(digest), _) => digest.algorithm(),
-            (None, Some(algorithm)) => algorithm
+        if let Some(digest) = named.parameter("digest") {
+            let (digest, body) = (parse_digest(digest)?, body::incoming(payload));
+            let finished = registry
+                .push_blob(&named.target, &digest, self.content_length(), body)
+                .await?;
+            return Ok(self.created(named, &finished));
+        }
+        let algorithm = match named.parameter("digest-algorithm") {
+            Some(algorithm) => algorithm
                 .parse()
                 .map_err(|error| Error::DigestInvalid(format!("digest-algorithm: {error}")))?,
-            (None, None) => Algorithm::Sha256,
+            None => Algorithm::Sha256,
         };
         let id = registry.start_upload(&named.target, algorithm).await?;
-        let Some(digest) = digest else {
-            return Ok(self.accepted(named, id, 0));
-        };
-        let finished = registry
-            .finish_upload(
-                id,
-                &digest,
-                None,
-                self.content_length(),
-                body::incoming(payload),
-            )
-            .await;
-        if finished.is_err() {
-            // The client was never told of this session.
-            let _ = registry.cancel_upload(id).await;
-        }
-        Ok(self.created(named, &finished?))
+        Ok(self.accepted(named, id, 0))
     }
 
     pub(super) async fn append_upload(

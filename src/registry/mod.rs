@@ -5,6 +5,7 @@
 //! - A source that is not configured, or kept local by a pattern, is never asked, and what was cached from it is not
 //!   served.
 
+mod needs;
 mod owed;
 mod pull;
 mod push;
@@ -237,3 +238,6 @@ fn unavailable(rule: Rule, what: String, manifest: bool, error: cache::Error) ->
         cache::Error::Read(error) => Error::Read(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

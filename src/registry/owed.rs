@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 
-use super::{Error, Registry, Rule, Want, push::Held, unavailable};
+use super::{Error, Registry, Rule, Want, needs::Held, unavailable};
 use crate::{
     storage::{Owed, blocking},
     types::{Manifest, Reference, UploadId},

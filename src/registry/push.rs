@@ -1,20 +1,22 @@
-//! Pushing: upload sessions, and what a manifest must bring. Everything goes to `_local` and nowhere else.
+//! Pushing: upload sessions and manifests. Everything goes to `_local` and nowhere else.
 
-use std::{collections::HashSet, fmt::Display};
+use std::fmt::Display;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::Stream;
 
-use super::{Error, Registry, Rule, Target, UpstreamError, unavailable};
+use super::{
+    Error, Registry, Target,
+    needs::{Held, Needs},
+};
 use crate::{
-    cache::{self, HEADER_BUDGET},
     storage::{
-        Batches, Chunk, Interrupted, Member, NotTaken, Owed, Reason, Received, TagEntry,
-        UploadStatus, blocking, receive,
+        Batches, Chunk, Interrupted, Member, NotTaken, Reason, Received, TagEntry, UploadStatus,
+        blocking, receive,
     },
     types::{
-        Algorithm, CanonicalName, ContentRange, Descriptor, Digest, Manifest, Namespace, Reference,
-        Role, Tag, UploadId, manifest::MANIFEST_LIMIT,
+        Algorithm, CanonicalName, ContentRange, Digest, Manifest, Namespace, Reference, Tag,
+        UploadId, manifest::MANIFEST_LIMIT,
     },
 };
 
@@ -73,7 +75,8 @@ impl Registry {
         B: Stream<Item = Result<Bytes, E>> + Unpin,
         E: Display,
     {
-        let received = self.receive(id, range, length, body).await?;
+        let chunk = self.take_upload(id)?;
+        let received = self.receive(chunk, range, length, body).await?;
         blocking(move || {
             let Received { mut sink, tail } = received;
             match sink.write(&tail) {
@@ -84,7 +87,25 @@ impl Registry {
         .await
     }
 
-    /// The last chunk, or none, and the digest (end-6, end-4b). Once this returns the blob can be pulled, whole.
+    /// A whole blob at once (end-4b). Once this returns the blob can be pulled, whole; when it is given up, nothing stays.
+    pub async fn push_blob<B, E>(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        length: Option<u64>,
+        body: B,
+    ) -> Result<FinishedUpload, Error>
+    where
+        B: Stream<Item = Result<Bytes, E>> + Unpin,
+        E: Display,
+    {
+        let (registry, name) = (self.clone(), target.name.clone());
+        let algorithm = digest.algorithm();
+        let chunk = blocking(move || registry.0.store.lone_upload(name, algorithm)).await?;
+        self.finish(chunk, digest, None, length, body).await
+    }
+
+    /// The last chunk, or none, and the digest (end-6). Once this returns the blob can be pulled, whole.
     pub async fn finish_upload<B, E>(
         &self,
         id: UploadId,
@@ -97,7 +118,23 @@ impl Registry {
         B: Stream<Item = Result<Bytes, E>> + Unpin,
         E: Display,
     {
-        let received = self.receive(id, range, length, body).await?;
+        self.finish(self.take_upload(id)?, digest, range, length, body)
+            .await
+    }
+
+    async fn finish<B, E>(
+        &self,
+        chunk: Chunk,
+        digest: &Digest,
+        range: Option<ContentRange>,
+        length: Option<u64>,
+        body: B,
+    ) -> Result<FinishedUpload, Error>
+    where
+        B: Stream<Item = Result<Bytes, E>> + Unpin,
+        E: Display,
+    {
+        let received = self.receive(chunk, range, length, body).await?;
         let (registry, digest) = (self.clone(), digest.clone());
         blocking(move || {
             let Received { mut sink, tail } = received;
@@ -125,19 +162,8 @@ impl Registry {
         .await
     }
 
-    async fn receive<B, E>(
-        &self,
-        id: UploadId,
-        range: Option<ContentRange>,
-        length: Option<u64>,
-        body: B,
-    ) -> Result<Received<Chunk>, Error>
-    where
-        B: Stream<Item = Result<Bytes, E>> + Unpin,
-        E: Display,
-    {
-        let chunk = self
-            .0
+    fn take_upload(&self, id: UploadId) -> Result<Chunk, Error> {
+        self.0
             .store
             .take_upload(id)
             .map_err(|refused| match refused {
@@ -146,7 +172,20 @@ impl Registry {
                     offset,
                     why: "another request is writing to it".to_owned(),
                 },
-            })?;
+            })
+    }
+
+    async fn receive<B, E>(
+        &self,
+        chunk: Chunk,
+        range: Option<ContentRange>,
+        length: Option<u64>,
+        body: B,
+    ) -> Result<Received<Chunk>, Error>
+    where
+        B: Stream<Item = Result<Bytes, E>> + Unpin,
+        E: Display,
+    {
         let start = chunk.offset();
         if let Some(range) = range {
             if range.start() != start {
@@ -168,7 +207,9 @@ impl Registry {
         };
         let received = match receive(chunk, body, Batches::Full, |_| {}).await {
             Ok(received) => received,
-            Err(Interrupted::Body { error, .. }) => {
+            Err(Interrupted::Body { sink, error }) => {
+                // Gives back its room, which may take a while.
+                blocking(move || drop(sink)).await;
                 return Err(Error::BlobUploadInvalid(format!(
                     "the body broke off ({error}); the upload stands at {start} as before"
                 )));
@@ -299,190 +340,6 @@ impl Registry {
         }
         Ok(())
     }
-
-    /// Looks for everything that is named, and for what the children among it name.
-    pub(super) async fn needs(
-        &self,
-        name: &CanonicalName,
-        references: &[Descriptor],
-    ) -> Result<Needs, Error> {
-        let mut needs = Needs::default();
-        let mut seen: HashSet<Digest> = HashSet::new();
-        let mut queue: Vec<Descriptor> = references.to_vec();
-        let mut absent = Vec::new();
-        while !queue.is_empty() {
-            queue.retain(|wanted| {
-                wanted.role != Role::NonDistributable && seen.insert(wanted.digest.clone())
-            });
-            let (registry, canonical, wanted) =
-                (self.clone(), name.clone(), std::mem::take(&mut queue));
-            let looked = blocking(move || {
-                wanted
-                    .into_iter()
-                    .map(|wanted| registry.look(&canonical, wanted))
-                    .collect::<Result<Vec<_>, Error>>()
-            });
-            for found in looked.await? {
-                match found {
-                    Look::Held => {}
-                    Look::Child(child) => {
-                        queue.extend(child.manifest.references.iter().cloned());
-                        needs.children.push(child);
-                    }
-                    Look::Absent(wanted) => absent.push(wanted),
-                }
-            }
-        }
-        // A child is visible before its parent, so nothing refers to what is not there yet.
-        needs.children.reverse();
-        if self.may_ask(name) {
-            self.ask_for(name, absent, &mut needs).await?;
-        } else {
-            needs
-                .missing
-                .extend(absent.into_iter().map(|wanted| wanted.digest));
-        }
-        Ok(needs)
-    }
-
-    /// Blocks.
-    fn look(&self, name: &CanonicalName, wanted: Descriptor) -> Result<Look, Error> {
-        let store = &self.0.store;
-        let Some(content) = store.content(&wanted.digest)? else {
-            return Ok(Look::Absent(wanted));
-        };
-        check_size(&wanted, content.size())?;
-        if wanted.role != Role::Manifest
-            || store
-                .manifest(Namespace::Local, name, &wanted.digest)?
-                .is_some()
-        {
-            return Ok(Look::Held);
-        }
-        let bytes = content.read()?;
-        let media_type = wanted
-            .media_type
-            .as_ref()
-            .map(|media_type| media_type.as_str());
-        let manifest = Manifest::pulled(&bytes, media_type);
-        Ok(Look::Child(Held {
-            digest: wanted.digest,
-            bytes,
-            manifest,
-        }))
-    }
-
-    async fn ask_for(
-        &self,
-        name: &CanonicalName,
-        absent: Vec<Descriptor>,
-        needs: &mut Needs,
-    ) -> Result<(), Error> {
-        const AT_ONCE: usize = 8;
-        let deadline = tokio::time::Instant::now() + HEADER_BUDGET;
-        let mut answers = stream::iter(absent)
-            .map(|wanted| async move {
-                let asked = async {
-                    match wanted.role {
-                        Role::Manifest => self.0.cache.head_manifest(name, &wanted.digest).await,
-                        Role::Blob | Role::NonDistributable => {
-                            self.0.cache.head_blob(name, &wanted.digest).await
-                        }
-                    }
-                };
-                let answer = tokio::time::timeout_at(deadline, asked)
-                    .await
-                    .unwrap_or_else(|_| {
-                        let late =
-                            UpstreamError::new(name.source(), cache::Cause::Timeout(HEADER_BUDGET));
-                        Err(cache::Error::Upstream(late))
-                    });
-                (wanted, answer)
-            })
-            .buffered(AT_ONCE);
-        while let Some((wanted, answer)) = answers.next().await {
-            let had = match answer {
-                Ok(None) => false,
-                Ok(Some(size)) => {
-                    check_size(&wanted, size.unwrap_or(wanted.size))?;
-                    true
-                }
-                Err(cache::Error::Upstream(error)) => {
-                    let (registry, canonical, digest) =
-                        (self.clone(), name.clone(), wanted.digest.clone());
-                    let known = blocking(move || {
-                        registry
-                            .0
-                            .store
-                            .membership(Namespace::Upstream, &canonical, &digest)
-                    })
-                    .await?;
-                    let named =
-                        known.is_some_and(|known| known.named && known.member.size == wanted.size);
-                    if !named {
-                        needs.unasked = Some(error);
-                    }
-                    named
-                }
-                Err(error) => {
-                    return Err(unavailable(
-                        Rule::Default,
-                        wanted.digest.to_string(),
-                        false,
-                        error,
-                    ));
-                }
-            };
-            if had {
-                let manifest = wanted.role == Role::Manifest;
-                needs.owed.push(Owed {
-                    name: name.clone(),
-                    digest: wanted.digest,
-                    size: wanted.size,
-                    manifest,
-                });
-            } else {
-                needs.missing.push(wanted.digest);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What stands between a manifest and its being stored.
-#[derive(Default)]
-pub(super) struct Needs {
-    /// Nowhere to be had.
-    pub(super) missing: Vec<Digest>,
-    /// The source could not be asked about some of those.
-    pub(super) unasked: Option<UpstreamError>,
-    /// Only the source has it.
-    pub(super) owed: Vec<Owed>,
-    /// Manifests that are here under another name, deepest first.
-    pub(super) children: Vec<Held>,
-}
-
-/// A manifest and its bytes.
-pub(super) struct Held {
-    pub(super) digest: Digest,
-    pub(super) bytes: Bytes,
-    pub(super) manifest: Manifest,
-}
-
-enum Look {
-    Held,
-    Child(Held),
-    Absent(Descriptor),
-}
-
-fn check_size(wanted: &Descriptor, found: u64) -> Result<(), Error> {
-    if wanted.size == found {
-        return Ok(());
-    }
-    Err(Error::SizeInvalid(format!(
-        "the manifest gives {} a size of {}, and it has {found} bytes",
-        wanted.digest, wanted.size
-    )))
 }
 
 /// Frees a session that can't go on. Blocks.

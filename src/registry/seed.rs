@@ -123,6 +123,13 @@ impl Registry {
                 "its bytes have digest {found}: the layout is damaged"
             )));
         }
+        if bytes.len() as u64 != descriptor.size {
+            return Err(failed(format!(
+                "it has {} bytes, and what names it says {}",
+                bytes.len(),
+                descriptor.size
+            )));
+        }
         let media_type = descriptor
             .media_type
             .as_ref()

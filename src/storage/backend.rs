@@ -15,6 +15,10 @@ pub(super) trait Backend: Send + Sync + 'static {
     /// Writes the whole record at `key`; a reader sees the old one or the new one, never a part.
     fn write(&self, key: &Key, bytes: &[u8]) -> io::Result<()>;
 
+    /// What is at `key` already, perhaps since a moment ago and by another's hand, is made to last as long as what `write` and
+    /// `publish` put there.
+    fn harden(&self, key: &Key) -> io::Result<()>;
+
     /// Whether there was a record at `key`, which is gone now.
     fn delete(&self, key: &Key) -> io::Result<bool>;
 
@@ -57,9 +61,10 @@ pub(super) trait ReadAt: Send + Sync {
 pub(super) trait PartFile: ReadAt {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Asks for room up to `length` bytes, so that a lack of it shows before the bytes come.
+    /// Asks for room up to `length` bytes, so that a lack of it shows before the bytes come. Changes nothing that can be read.
     fn reserve(&self, length: u64) -> io::Result<()>;
 
+    /// Cuts the part off behind `length`, and gives back the room behind it.
     fn set_length(&self, length: u64) -> io::Result<()>;
 
     /// Bytes have reached the medium when this returns.

@@ -48,8 +48,12 @@ impl Fs {
             }
             other => other?,
         }
+        self.sync_directories(target)
+    }
+
+    /// For `Durability::Full`: a directory made on the way is durable only once its own parent is.
+    fn sync_directories(&self, target: &Path) -> io::Result<()> {
         if self.durability == Durability::Full {
-            // A directory made on the way is durable only once its own parent is.
             for directory in target
                 .ancestors()
                 .skip(1)
@@ -89,6 +93,15 @@ impl Backend for Fs {
             let _ = fs::remove_file(&staged);
         }
         written
+    }
+
+    fn harden(&self, key: &Key) -> io::Result<()> {
+        if self.durability == Durability::Full {
+            let target = self.path(key);
+            File::open(&target)?.sync_all()?;
+            self.sync_directories(&target)?;
+        }
+        Ok(())
     }
 
     fn delete(&self, key: &Key) -> io::Result<bool> {
@@ -151,7 +164,7 @@ impl Backend for Fs {
         match placed {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 if fs::metadata(&target)?.len() == part.length {
-                    return Ok(());
+                    return self.harden(&layout::content(digest));
                 }
                 // The medium lost bytes of what is there (a power cut without `full` durability); ours are verified.
                 log::warn!("{digest} was stored with a wrong length and is replaced");
@@ -212,6 +225,10 @@ impl PartFile for LocalFile {
     }
 
     fn reserve(&self, length: u64) -> io::Result<()> {
+        if length == 0 {
+            // Which fallocate takes for a mistake.
+            return Ok(());
+        }
         match rustix::fs::fallocate(&self.0, FallocateFlags::KEEP_SIZE, 0, length) {
             // Not every file system can; then a lack of room shows when the bytes come.
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
@@ -258,7 +275,7 @@ pub(super) struct Claim {
 
 impl Claim {
     /// Makes the directory if need be, locks it, checks its version, and sweeps what an earlier process left half-written.
-    pub(super) fn take(root: &Path) -> Result<Self, super::OpenError> {
+    pub(super) fn take(root: &Path, durability: Durability) -> Result<Self, super::OpenError> {
         let failed = |what: &'static str| {
             move |source| super::OpenError::Io {
                 what,
@@ -287,7 +304,7 @@ impl Claim {
                 pid: pid.trim().to_owned(),
             });
         }
-        check_version(root)?;
+        check_version(root, durability)?;
         lock.set_len(0)
             .and_then(|()| lock.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0))
             .map_err(failed("lock"))?;
@@ -299,34 +316,48 @@ impl Claim {
 }
 
 /// Accepts an empty directory and one of our layout; anything else is left untouched.
-fn check_version(root: &Path) -> Result<(), super::OpenError> {
+fn check_version(root: &Path, durability: Durability) -> Result<(), super::OpenError> {
     let path = root.join(layout::version().as_str());
-    let failed = |source| super::OpenError::Io {
-        what: "read the version of",
-        path: root.to_owned(),
-        source,
-    };
-    match fs::read_to_string(&path) {
-        Ok(text) => match text.trim().parse::<u32>() {
-            Ok(found) if found <= layout::VERSION => Ok(()),
-            _ => Err(super::OpenError::Version {
-                path: root.to_owned(),
-                found: text.trim().to_owned(),
-            }),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            for ours in ["blobs", "uploads", "namespaces"] {
-                if root.join(ours).exists() {
-                    return Err(super::OpenError::Foreign {
-                        path: root.to_owned(),
-                        found: ours,
-                    });
-                }
-            }
-            fs::write(&path, format!("{}\n", layout::VERSION)).map_err(failed)
+    let failed = |what| {
+        move |source| super::OpenError::Io {
+            what,
+            path: root.to_owned(),
+            source,
         }
-        Err(error) => Err(failed(error)),
+    };
+    let text = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        read => read.map_err(failed("read the version of"))?,
+    };
+    // A start that a full disk or a signal cut off leaves an empty file: nothing was stored then.
+    if text.trim().is_empty() {
+        for ours in ["blobs", "uploads", "namespaces"] {
+            if root.join(ours).exists() {
+                return Err(super::OpenError::Foreign {
+                    path: root.to_owned(),
+                    found: ours,
+                });
+            }
+        }
+        fs::write(&path, format!("{}\n", layout::VERSION)).map_err(failed("write to"))?;
+    } else if !text
+        .trim()
+        .parse::<u32>()
+        .is_ok_and(|found| found <= layout::VERSION)
+    {
+        return Err(super::OpenError::Version {
+            path: root.to_owned(),
+            found: text.trim().to_owned(),
+        });
     }
+    if durability == Durability::Full {
+        for place in [&*path, root] {
+            File::open(place)
+                .and_then(|place| place.sync_all())
+                .map_err(failed("sync"))?;
+        }
+    }
+    Ok(())
 }
 
 fn sweep(uploads: &Path) -> io::Result<()> {

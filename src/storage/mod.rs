@@ -14,7 +14,7 @@ mod fs;
 mod layout;
 mod receive;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod upload;
 
 use std::{
@@ -110,7 +110,7 @@ impl Store {
     /// Opens `directory` as this process's own, making it if need be. Sessions and staging of an earlier process are gone
     /// afterwards.
     pub fn open(directory: &Path, durability: Durability) -> Result<Self, OpenError> {
-        let claim = fs::Claim::take(directory)?;
+        let claim = fs::Claim::take(directory, durability)?;
         let backend = Arc::new(fs::Fs::new(directory.to_owned(), durability));
         Ok(Self {
             backend,
@@ -166,7 +166,7 @@ impl Store {
     /// `stage`, `write`, `commit` for bytes at hand. The digest must be theirs.
     pub fn put(&self, digest: &Digest, bytes: &[u8]) -> Result<(), Error> {
         if self.stat(digest)? == Some(bytes.len() as u64) {
-            return Ok(());
+            return self.harden(&layout::content(digest));
         }
         let mut staging = self.stage(digest.algorithm())?;
         staging.write(bytes)?;
@@ -188,6 +188,11 @@ impl Store {
         algorithm: Algorithm,
     ) -> Result<UploadId, Error> {
         Ok(self.sessions.insert(name, self.stage(algorithm)?))
+    }
+
+    /// A session of one request, which nobody else can name: dropped unfinished, it is gone with its bytes.
+    pub fn lone_upload(&self, name: CanonicalName, algorithm: Algorithm) -> Result<Chunk, Error> {
+        Ok(self.sessions.lend(name, self.stage(algorithm)?))
     }
 
     pub fn upload_status(&self, id: UploadId) -> Option<UploadStatus> {
@@ -244,11 +249,7 @@ impl Store {
         reason: &Reason,
         member: &Member,
     ) -> Result<(), Error> {
-        let key = layout::member(namespace, name, digest, reason);
-        if self.entry::<Member>(&key)?.as_ref() == Some(member) {
-            return Ok(());
-        }
-        self.put_entry(&key, member)
+        self.keep_entry(&layout::member(namespace, name, digest, reason), member)
     }
 
     /// Whether the repository holds anything at all.
@@ -295,11 +296,7 @@ impl Store {
             media_type: manifest.media_type.clone(),
             size: bytes.len() as u64,
         };
-        let key = layout::manifest(namespace, name, digest);
-        if self.entry::<ManifestEntry>(&key)?.as_ref() == Some(&entry) {
-            return Ok(());
-        }
-        self.put_entry(&key, &entry)
+        self.keep_entry(&layout::manifest(namespace, name, digest), &entry)
     }
 
     pub fn tag(
@@ -363,7 +360,8 @@ impl Store {
             .map_err(Error::io(Op::Delete, key))
     }
 
-    /// Everything owed, as an earlier process left it.
+    /// Everything owed, as an earlier process left it. A damaged record is dropped: the next GET of its content asks the
+    /// source anyhow.
     pub fn owed(&self) -> Result<Vec<(UploadId, Owed)>, Error> {
         let mut found = Vec::new();
         for id in self
@@ -371,8 +369,13 @@ impl Store {
             .iter()
             .filter_map(|id| id.parse().ok())
         {
-            if let Some(owed) = self.entry(&layout::owed(id))? {
-                found.push((id, owed));
+            match self.entry(&layout::owed(id)) {
+                Ok(owed) => found.extend(owed.map(|owed| (id, owed))),
+                Err(error @ Error::Corrupt { .. }) => {
+                    log::warn!("a background fetch is forgotten: {error}");
+                    self.settle(id)?;
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(found)
@@ -397,6 +400,25 @@ impl Store {
                 why: error.to_string(),
             }),
         }
+    }
+
+    /// Writes an entry unless it is there already. A damaged one is replaced.
+    fn keep_entry<T: Serialize + DeserializeOwned + PartialEq>(
+        &self,
+        key: &Key,
+        entry: &T,
+    ) -> Result<(), Error> {
+        match self.entry::<T>(key) {
+            Ok(Some(held)) if held == *entry => self.harden(key),
+            Ok(_) | Err(Error::Corrupt { .. }) => self.put_entry(key, entry),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn harden(&self, key: &Key) -> Result<(), Error> {
+        self.backend
+            .harden(key)
+            .map_err(Error::io(Op::Write, key.clone()))
     }
 
     fn put_entry<T: Serialize>(&self, key: &Key, entry: &T) -> Result<(), Error> {
@@ -470,7 +492,12 @@ impl Error {
 
     /// The medium takes no more bytes: full, over a quota, or read-only. What is there can still be read.
     pub fn is_no_room(&self) -> bool {
-        let Self::Io { source, .. } = self else {
+        let Self::Io {
+            op: Op::Write | Op::Stage | Op::Publish,
+            source,
+            ..
+        } = self
+        else {
             return false;
         };
         matches!(
@@ -500,3 +527,6 @@ pub enum OpenError {
     #[error("{} is no data directory of standin, but holds {found:?}: give --data an empty directory or a new one", path.display())]
     Foreign { path: PathBuf, found: &'static str },
 }
+
+#[cfg(test)]
+mod tests;

@@ -136,6 +136,10 @@ impl Staging {
     fn rewind(&mut self, mark: Mark) {
         self.hasher = mark.hasher;
         self.offset = mark.offset;
+        // The session may lie idle for its lifetime, and others need the room that was asked for.
+        if let Err(error) = self.part.set_length(self.offset) {
+            log::warn!("an interrupted upload keeps its room: {error}");
+        }
     }
 }
 
@@ -230,9 +234,12 @@ impl Sessions {
     }
 
     pub(super) fn status(&self, id: UploadId) -> Option<UploadStatus> {
-        self.lock().get(&id).map(|session| UploadStatus {
-            name: session.name.clone(),
-            offset: session.offset,
+        self.lock().get_mut(&id).map(|session| {
+            session.touched = Instant::now();
+            UploadStatus {
+                name: session.name.clone(),
+                offset: session.offset,
+            }
         })
     }
 
@@ -246,13 +253,18 @@ impl Sessions {
             None => Err(NotTaken::Busy {
                 offset: session.offset,
             }),
-            Some(staging) => Ok(Chunk {
-                sessions: Arc::clone(self),
-                id,
-                name: session.name.clone(),
-                mark: Some(staging.mark()),
-                staging: Some(staging),
-            }),
+            Some(staging) => Ok(self.lend(session.name.clone(), staging)),
+        }
+    }
+
+    /// A chunk of `staging`, which is freed when the chunk is given back unless a session on the list waits for it.
+    pub(super) fn lend(self: &Arc<Self>, name: CanonicalName, staging: Staging) -> Chunk {
+        Chunk {
+            sessions: Arc::clone(self),
+            id: staging.id,
+            name,
+            mark: Some(staging.mark()),
+            staging: Some(staging),
         }
     }
 
