@@ -14,7 +14,7 @@ use actix_web::{
 use serde_json::json;
 
 use crate::{
-    registry::{Cause, Error, Rule, UpstreamFailure},
+    registry::{Cause, Error, Rule, UpstreamFailure, Wanted},
     types::RequestId,
 };
 
@@ -168,10 +168,10 @@ fn classify(error: &Error) -> (StatusCode, ErrorCode, Weight) {
 /// A client that believes it talks to the real registry has no next host, so it hears of the failure. Any other may be
 /// using us as a mirror, and goes on to the next host if it hears "unknown".
 fn classify_upstream(failure: &UpstreamFailure) -> (StatusCode, ErrorCode, Weight) {
-    let unknown = if failure.manifest {
-        ErrorCode::ManifestUnknown
-    } else {
-        ErrorCode::BlobUnknown
+    let unknown = match failure.wanted {
+        Wanted::Blob => ErrorCode::BlobUnknown,
+        Wanted::Manifest => ErrorCode::ManifestUnknown,
+        Wanted::Repository => ErrorCode::NameUnknown,
     };
     match failure.rule {
         Rule::Parameter | Rule::Prefix | Rule::Default => {

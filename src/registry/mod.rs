@@ -193,8 +193,7 @@ pub enum Error {
 pub struct UpstreamFailure {
     pub what: String,
     pub error: UpstreamError,
-    /// A manifest was asked for, not a blob.
-    pub manifest: bool,
+    pub wanted: Wanted,
     /// How the request came to mean this upstream.
     pub rule: Rule,
 }
@@ -224,13 +223,21 @@ impl From<std::io::Error> for Error {
     }
 }
 
+/// What an upstream was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Blob,
+    Manifest,
+    Repository,
+}
+
 /// What the cache's failure to get `what` means for the request.
-fn unavailable(rule: Rule, what: String, manifest: bool, error: cache::Error) -> Error {
+fn unavailable(rule: Rule, what: String, wanted: Wanted, error: cache::Error) -> Error {
     match error {
         cache::Error::Upstream(error) => UpstreamFailure {
             what,
             error,
-            manifest,
+            wanted,
             rule,
         }
         .into(),

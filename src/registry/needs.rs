@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
-use super::{Error, Registry, Rule, UpstreamError, unavailable};
+use super::{Error, Registry, Rule, UpstreamError, Wanted, unavailable};
 use crate::{
     cache::{self, HEADER_BUDGET},
     storage::{Owed, blocking},
@@ -150,7 +150,7 @@ impl Registry {
                     return Err(unavailable(
                         Rule::Default,
                         wanted.digest.to_string(),
-                        false,
+                        Wanted::Blob,
                         error,
                     ));
                 }

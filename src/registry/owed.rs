@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 
-use super::{Error, Registry, Rule, Want, needs::Held, unavailable};
+use super::{Error, Registry, Rule, Want, Wanted, needs::Held, unavailable};
 use crate::{
     storage::{Owed, blocking},
     types::{Manifest, Reference, UploadId},
@@ -76,8 +76,11 @@ impl Registry {
     }
 
     async fn fetch(&self, owed: &Owed) -> Result<bool, Error> {
-        let failed =
-            |error| unavailable(Rule::Default, owed.digest.to_string(), owed.manifest, error);
+        let wanted = match owed.manifest {
+            true => Wanted::Manifest,
+            false => Wanted::Blob,
+        };
+        let failed = |error| unavailable(Rule::Default, owed.digest.to_string(), wanted, error);
         if !owed.manifest {
             return self
                 .0

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Body, Error, PulledManifest, Registry, Target, Want, unavailable};
+use super::{Body, Error, PulledManifest, Registry, Target, Want, Wanted, unavailable};
 use crate::{
     cache::UpstreamError,
     storage::{Content, Member, Membership, Reason, blocking},
@@ -58,7 +58,7 @@ impl Registry {
                 return Ok(None);
             }
             let held = self.0.cache.held_manifest(name, reference).await;
-            return held.map_err(|error| unavailable(target.rule, what(), true, error));
+            return held.map_err(|error| unavailable(target.rule, what(), Wanted::Manifest, error));
         }
         let error = match self.0.cache.manifest(name, reference, want).await {
             Ok(manifest) => return Ok(manifest),
@@ -75,7 +75,7 @@ impl Registry {
                 return Ok(None);
             }
         }
-        Err(unavailable(target.rule, what(), true, error))
+        Err(unavailable(target.rule, what(), Wanted::Manifest, error))
     }
 
     async fn local_manifest(
@@ -135,8 +135,14 @@ impl Registry {
     /// A blob's bytes (end-2, GET).
     pub async fn pull_blob(&self, target: &Target, digest: &Digest) -> Result<Body, Error> {
         let name = &target.name;
-        let failed =
-            |error| unavailable(target.rule, format!("{name}, blob {digest},"), false, error);
+        let failed = |error| {
+            unavailable(
+                target.rule,
+                format!("{name}, blob {digest},"),
+                Wanted::Blob,
+                error,
+            )
+        };
         let unknown = || {
             Error::BlobUnknown(format!(
                 "{name} has no blob {digest}{}",
@@ -232,12 +238,17 @@ impl Registry {
                     known = true;
                 }
                 Ok(None) => {}
-                Err(crate::cache::Error::Upstream(error)) if known => incomplete = Some(error),
+                // What was heard of before the outage can still be pulled, or will be again.
+                Err(crate::cache::Error::Upstream(error)) if known || !cached.is_empty() => {
+                    incomplete = Some(error);
+                    known = true;
+                    tags.extend(cached);
+                }
                 Err(error) => {
                     return Err(unavailable(
                         target.rule,
                         format!("{name}, the list of its tags,"),
-                        true,
+                        Wanted::Repository,
                         error,
                     ));
                 }

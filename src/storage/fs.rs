@@ -284,6 +284,12 @@ impl Claim {
             }
         };
         fs::create_dir_all(root).map_err(failed("make"))?;
+        if let Some(found) = foreign(root).map_err(failed("read"))? {
+            return Err(super::OpenError::Foreign {
+                path: root.to_owned(),
+                found,
+            });
+        }
         let mut lock = OpenOptions::new()
             .read(true)
             .write(true)
@@ -315,7 +321,24 @@ impl Claim {
     }
 }
 
-/// Accepts an empty directory and one of our layout; anything else is left untouched.
+/// Something in a directory that is not ours: whoever named it, such as a home directory, did not mean it to be filled and
+/// swept.
+fn foreign(root: &Path) -> io::Result<Option<String>> {
+    const HARMLESS: [&str; 5] = ["lock", "version", "lost+found", ".gitignore", ".gitkeep"];
+    let version = fs::read(root.join(layout::version().as_str())).unwrap_or_default();
+    if !version.is_empty() {
+        return Ok(None);
+    }
+    for entry in fs::read_dir(root)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if !HARMLESS.contains(&name.as_str()) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// Takes a directory of our layout, and makes an empty one that.
 fn check_version(root: &Path, durability: Durability) -> Result<(), super::OpenError> {
     let path = root.join(layout::version().as_str());
     let failed = |what| {
@@ -331,14 +354,6 @@ fn check_version(root: &Path, durability: Durability) -> Result<(), super::OpenE
     };
     // A start that a full disk or a signal cut off leaves an empty file: nothing was stored then.
     if text.trim().is_empty() {
-        for ours in ["blobs", "uploads", "namespaces"] {
-            if root.join(ours).exists() {
-                return Err(super::OpenError::Foreign {
-                    path: root.to_owned(),
-                    found: ours,
-                });
-            }
-        }
         fs::write(&path, format!("{}\n", layout::VERSION)).map_err(failed("write to"))?;
     } else if !text
         .trim()

@@ -525,7 +525,7 @@ pub enum OpenError {
     #[error("the data directory {} has layout {found:?}, and this standin knows up to {}: use a newer standin, or another --data", path.display(), layout::VERSION)]
     Version { path: PathBuf, found: String },
     #[error("{} is no data directory of standin, but holds {found:?}: give --data an empty directory or a new one", path.display())]
-    Foreign { path: PathBuf, found: &'static str },
+    Foreign { path: PathBuf, found: String },
 }
 
 #[cfg(test)]

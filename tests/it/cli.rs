@@ -294,6 +294,25 @@ async fn a_newer_layout_is_refused_with_a_sentence() {
 }
 
 #[tokio::test]
+async fn a_directory_with_other_things_in_it_is_left_alone() {
+    let builder = TestRegistry::builder();
+    let data = builder.data();
+    std::fs::create_dir_all(data.join("uploads")).unwrap();
+    std::fs::write(data.join("uploads/thesis.txt"), "mine").unwrap();
+    let (status, said) = builder.clone().fails_to_start().await;
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(
+        said.contains(data.to_str().unwrap()) && said.contains("uploads"),
+        "{said}"
+    );
+    assert_eq!(std::fs::read_dir(&data).unwrap().count(), 1);
+    assert_eq!(
+        std::fs::read(data.join("uploads/thesis.txt")).unwrap(),
+        b"mine"
+    );
+}
+
+#[tokio::test]
 async fn a_strict_umask_and_another_tmpdir() {
     let registry = TestRegistry::builder()
         .shell("umask 077")

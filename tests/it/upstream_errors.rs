@@ -163,3 +163,32 @@ async fn a_secret_in_a_request_is_in_no_log_and_in_no_request_of_ours() {
             .all(|line| !line.contains("aHVudGVyMjpodW50ZXIy"))
     );
 }
+
+#[tokio::test]
+async fn tags_without_the_upstream_are_those_that_are_known_here_with_a_warning() {
+    let upstream = FakeUpstream::start().await;
+    let image = Image::small(3);
+    upstream.add_image("acme/app", "v1", &image);
+    upstream.add_image("acme/app", "v2", &image);
+    let registry = registry_before(&upstream.url()).await;
+    let client = registry.client();
+    client.pull_image("acme/app", "v1", &image).await;
+    client.push_image("acme/app", "mine", &image).await;
+    upstream.fail(Reply::Status(500));
+    let list = client
+        .get("/v2/acme/app/tags/list")
+        .answer()
+        .await
+        .expect(200);
+    assert_eq!(list.json()["tags"], serde_json::json!(["mine", "v1"]));
+    let warning = list.header("warning");
+    assert!(
+        warning.starts_with("299 - ") && warning.contains("docker.io"),
+        "{warning}"
+    );
+    let unknown = client.get("/v2/acme/other/tags/list").answer().await;
+    let message = unknown.refused(404, "NAME_UNKNOWN").message();
+    assert!(message.contains("500"), "{message}");
+    upstream.recover();
+    assert_eq!(client.tags("acme/app").await, ["mine", "v1", "v2"]);
+}
