@@ -34,6 +34,7 @@ use crate::{
 /// Serves until SIGTERM or SIGINT, then drains: requests in flight may finish within `--grace`. A second signal ends the
 /// process at once.
 pub fn serve(config: Config) -> anyhow::Result<()> {
+    raise_open_files();
     let listeners = bind(&config.listen)?;
     let addresses = local_addresses(&listeners)?;
     let store = Arc::new(Store::open(&config.data, config.durability)?);
@@ -185,6 +186,23 @@ fn connection(request: &HttpRequest) -> http::Connection {
             server_name: connection.server_name.clone(),
         },
         None => http::Connection::default(),
+    }
+}
+
+/// Takes as many open files as the system allows: each connection, open blob and idle upload holds one, and the usual
+/// soft limit of 1024 is a relic of `select`.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        log::debug!(
+            "the limit on open files stays at {:?}: {error}",
+            limit.current
+        );
     }
 }
 

@@ -405,10 +405,7 @@ impl Error {
 
     fn transport(registry: &RegistryHost, error: &reqwest::Error) -> Self {
         if error.is_timeout() && !error.is_connect() {
-            return Self::new(
-                registry,
-                Cause::Unreachable(": it stopped sending".to_owned()),
-            );
+            return Self::new(registry, Cause::Protocol("it stopped sending".to_owned()));
         }
         // reqwest's own text only repeats the URL; what happened is at the end of the chain.
         let mut deepest: &dyn std::error::Error = error;
