@@ -26,6 +26,9 @@ use crate::types::{Algorithm, CanonicalName, Digest, Hasher, UploadId};
 /// A session no request has touched for so long is forgotten and its bytes are freed.
 pub const UPLOAD_LIFETIME: Duration = Duration::from_secs(3600);
 
+/// Bytes written and hashed before the next ones.
+const PIECE: usize = 64 << 10;
+
 /// Bytes being received: hashed while they are written, at an offset that only grows or goes back to a `Mark`.
 pub struct Staging {
     backend: Arc<dyn Backend>,
@@ -72,11 +75,14 @@ impl Staging {
     /// Hashes and writes `bytes` at the offset. Blocks. After an error the staging is good only for being dropped or, in
     /// a `Chunk`, taken back.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.part
-            .write_at(self.offset, bytes)
-            .map_err(Error::io(Op::Stage, layout::upload(self.id)))?;
-        self.hasher.update(bytes);
-        self.offset += bytes.len() as u64;
+        // Each piece is still in the cache of the processor when it is hashed, which the whole batch would not be.
+        for piece in bytes.chunks(PIECE) {
+            self.part
+                .write_at(self.offset, piece)
+                .map_err(Error::io(Op::Stage, layout::upload(self.id)))?;
+            self.hasher.update(piece);
+            self.offset += piece.len() as u64;
+        }
         Ok(())
     }
 
