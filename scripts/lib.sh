@@ -99,6 +99,8 @@ stop_all() {
 # start_standin OPTION...: with no upstream but those that the options name. Sets PORT and CA (the file to trust).
 # shellcheck disable=SC2034  # read by the stages
 start_standin() {
+  # The ready line of one that ran before is not this one's.
+  rm -f "$WORK/standin.out"
   start standin "$STANDIN" serve --listen 127.0.0.1:0 --data "$WORK/data" --state "$WORK/state" \
     --no-default-registries "$@"
   local ready='^standin ready http://127\.0\.0\.1:([0-9]+) https://127\.0\.0\.1:[0-9]+ ca=(.+)$'
