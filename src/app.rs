@@ -2,9 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs::{self, OpenOptions},
     io::{self, Write as _},
     net::{IpAddr, SocketAddr, TcpListener},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -24,8 +25,11 @@ use crate::{
     config::{Config, San, Seed},
     http::{self, Http},
     proxy,
-    registry::{OwnNames, Registry, Rules, Seeded, Sources},
-    storage::{Store, UPLOAD_LIFETIME},
+    registry::{
+        OwnNames, Registry, Rules, Seeded, Sources,
+        access::{Access, Generated, Key},
+    },
+    storage::Store,
     tls::{self, Tls},
     types::RegistryHost,
     upstream::Upstreams,
@@ -52,7 +56,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("can't start threads")?;
-    let upstreams = Upstreams::new(config.registries.clone());
+    let upstreams = Upstreams::new(config.registries.clone(), config.limits.registry.manifest);
     let cache = Cache::new(
         Arc::clone(&store),
         upstreams,
@@ -68,11 +72,15 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         offline: config.offline,
         local_only: config.local_only.clone(),
         no_shadow: config.no_shadow.clone(),
+        allow_sparse: config.allow_sparse,
+        limits: config.limits.registry,
     };
+    let (access, generated) = access(&config, &addresses)?;
+    log::info!("{}", access.summary());
     let registry = Registry::new(store, cache, rules, runtime.handle().clone());
     let seeded = seed(&registry, &config.seeds)?;
-    let ready = Ready::new(&addresses, &config, tls.ca_path())?;
-    run(&runtime, &config, listeners, tls, registry, || {
+    let ready = Ready::new(&addresses, &config, tls.ca_path(), generated)?;
+    run(&runtime, &config, listeners, tls, registry, access, || {
         ready.announce(config.ready_file.as_deref())?;
         let listeners: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
         log::info!(
@@ -109,14 +117,19 @@ fn run(
     listeners: Vec<TcpListener>,
     tls: Arc<Tls>,
     registry: Registry,
+    access: Access,
     ready: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let certificate = Arc::clone(&tls);
     let http = Http::new(
         registry.clone(),
+        access,
+        config.external_url.clone(),
         connection,
         Arc::new(move || certificate.ca_pem()),
+        config.limits.http,
     );
+    let judging = http.clone();
     let app = move || {
         let app = App::new()
             .configure(|routes| http.clone().configure(routes))
@@ -126,14 +139,26 @@ fn run(
     };
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let limits = proxy::Limits {
+        first_byte: config.limits.head,
+        handshake: config.limits.head,
+        head: config.limits.head,
         grace: config.grace,
         ..proxy::Limits::default()
     };
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
-        let server =
-            proxy::server(listeners, tls, workers, limits, app).context("can't start serving")?;
+        let server = proxy::server(listeners, tls, workers, limits, app, move |request| {
+            let http = judging.clone();
+            async move {
+                let connection = described(request.conn_data());
+                match http.refusal(request.head(), &connection).await {
+                    Some(refusal) => Err(refusal.into()),
+                    None => Ok(request),
+                }
+            }
+        });
+        let server = server.context("can't start serving")?;
         let handle = server.handle();
         let server = tokio::spawn(server);
         tokio::spawn(expire(registry.clone()));
@@ -170,18 +195,26 @@ fn seconds(duration: Duration) -> String {
 
 /// Frees what clients left behind.
 async fn expire(registry: Registry) {
-    let mut tick = tokio::time::interval(Duration::from_secs(60));
+    // Soon enough that a session outlives its lifetime by a quarter at most, where that is a time worth counting.
+    let period = registry.limits().upload_lifetime / 4;
+    let mut tick =
+        tokio::time::interval(period.clamp(Duration::from_millis(100), Duration::from_secs(60)));
     loop {
         tick.tick().await;
-        registry.expire_uploads(UPLOAD_LIFETIME).await;
+        registry.expire_uploads().await;
     }
 }
 
 /// What the connection front knows, in the words of the HTTP layer.
 fn connection(request: &HttpRequest) -> http::Connection {
-    match request.conn_data::<proxy::Connection>() {
+    described(request.conn_data())
+}
+
+fn described(connection: Option<&proxy::Connection>) -> http::Connection {
+    match connection {
         Some(connection) => http::Connection {
             peer: Some(connection.peer),
+            local: Some(connection.local),
             tls: connection.tls,
             server_name: connection.server_name.clone(),
         },
@@ -229,6 +262,25 @@ fn local_addresses(listeners: &[TcpListener]) -> anyhow::Result<Vec<SocketAddr>>
         .iter()
         .map(|listener| listener.local_addr().context("a listener has no address"))
         .collect()
+}
+
+/// Who may do what, and the credential that is made up where others reach us and no users are configured.
+fn access(
+    config: &Config,
+    listeners: &[SocketAddr],
+) -> anyhow::Result<(Access, Option<Generated>)> {
+    if !config.users.is_empty() {
+        let key = match &config.token_key {
+            Some(file) => Key::in_file(file),
+            None => Key::kept_in(&config.state),
+        };
+        return Ok((Access::of_users(config.users.clone(), key?)?, None));
+    }
+    if listeners.iter().all(|listener| listener.ip().is_loopback()) {
+        return Ok((Access::of_anyone()?, None));
+    }
+    let (access, generated) = Access::of_generated()?;
+    Ok((access, Some(generated)))
 }
 
 /// Every name and address that clients may know us by.
@@ -312,14 +364,27 @@ struct Ready {
     data: PathBuf,
     pid: u32,
     listeners: Vec<SocketAddr>,
+    /// The generated credential, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    password: Option<String>,
 }
 
 impl Ready {
-    fn new(listeners: &[SocketAddr], config: &Config, ca: &Path) -> anyhow::Result<Self> {
+    fn new(
+        listeners: &[SocketAddr],
+        config: &Config,
+        ca: &Path,
+        generated: Option<Generated>,
+    ) -> anyhow::Result<Self> {
         let reachable: Vec<SocketAddr> = listeners.iter().copied().map(reachable).collect();
         let address = *reachable
             .first()
             .context("there is no address to listen on")?;
+        let (user, password) = generated
+            .map(|generated| (generated.user.to_string(), generated.password))
+            .unzip();
         Ok(Self {
             address,
             http: format!("http://{address}"),
@@ -329,6 +394,8 @@ impl Ready {
             data: config.data.clone(),
             pid: std::process::id(),
             listeners: reachable,
+            user,
+            password,
         })
     }
 
@@ -337,6 +404,14 @@ impl Ready {
             self.write(file).with_context(|| {
                 format!("can't write the ready file {}: give --ready-file a path in a directory that can be written to", file.display())
             })?;
+        }
+        if let (Some(user), Some(password)) = (&self.user, &self.password) {
+            // No log line: it is told once, whatever is logged.
+            let _ = writeln!(
+                io::stderr(),
+                "standin: to push from another machine, log in as {user} with the password {password} (until the next \
+                 start; --user gives lasting ones)"
+            );
         }
         // Whoever closed standard output does not read it.
         let _ = writeln!(
@@ -361,7 +436,14 @@ impl Ready {
             .map_err(io::Error::from)
             .and_then(|mut json| {
                 json.push(b'\n');
-                fs::write(&staged, json)?;
+                // What is there was left by a process that was killed.
+                let _ = fs::remove_file(&staged);
+                let mut open = OpenOptions::new();
+                open.write(true).create_new(true);
+                if self.password.is_some() {
+                    open.mode(0o600);
+                }
+                open.open(&staged)?.write_all(&json)?;
                 fs::rename(&staged, file)
             });
         if written.is_err() {

@@ -40,7 +40,8 @@
 //! 1. `proxy` looks at a connection's first byte. TLS gets a certificate from `tls` for the server name it asks for; then
 //!    it is HTTP/1.1 either way.
 //! 2. `http` reads the path from its end, parses name, reference and digest into `types`, and has the registry resolve
-//!    the name: `?ns=`, the host the client believes in, the name's first component, or the default registry.
+//!    the name: `?ns=`, the host the client believes in, the name's first component, or the default registry. Then
+//!    [`Access`](registry::access::Access) lets the request pass, or says whether logging in would help.
 //! 3. `registry` looks in `_local` for a manifest ([`Registry::pull_manifest`](registry::Registry::pull_manifest)). If it
 //!    has none, and the source may be asked, it goes on to `cache`.
 //! 4. `cache` answers a digest it holds, and a tag it heard of within `--tag-ttl`. Else it asks the upstream, once for all
@@ -78,6 +79,7 @@
 //! | What is on disk? | `storage/layout.rs`: the tree, and every key |
 //! | How do many clients share one download? | `cache/fill.rs` |
 //! | What is sent to an upstream, and what do its failures become? | `upstream/mod.rs`; then `classify_upstream` in `http/error.rs` |
+//! | Who may do this? | `registry/access/mod.rs`, `Access::permit`; what a client shows and is told: `http/auth.rs` |
 //! | When is the CA made, kept or replaced? | `tls/authority.rs` |
 //! | What does an option mean, and which place wins? | `config/mod.rs`; each text becomes a value in `config/value.rs` |
 //! | In what order does everything start and stop? | `app.rs`, `serve` and `run` |

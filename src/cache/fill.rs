@@ -373,6 +373,7 @@ fn remember(
     let member = Member {
         size,
         media_type: None,
+        source: None,
     };
     store.add_member(namespace, name, digest, &Reason::Pulled, &member)
 }

@@ -17,7 +17,7 @@ use crate::{
     storage::{ManifestEntry, TagEntry, blocking},
     types::{
         Algorithm, CanonicalName, Digest, Manifest, Namespace, Reference, Role, Tag,
-        manifest::{MANIFEST_LIMIT, is_json_object},
+        manifest::is_json_object,
     },
 };
 
@@ -310,6 +310,7 @@ impl Cache {
     pub(super) fn is_usable(&self, manifest: &PulledManifest, depth: usize) -> Result<bool, Error> {
         const DEEPEST: usize = 8;
         let store = &self.0.store;
+        let largest = self.0.upstreams.manifest_limit() as u64;
         let Some(bytes) = &manifest.bytes else {
             return Ok(false);
         };
@@ -322,9 +323,10 @@ impl Cache {
                 Role::Blob => {}
                 Role::Manifest => {
                     children += 1;
-                    let Some(content) = store.content(&reference.digest)?.filter(|content| {
-                        depth < DEEPEST && content.size() <= MANIFEST_LIMIT as u64
-                    }) else {
+                    let Some(content) = store
+                        .content(&reference.digest)?
+                        .filter(|content| depth < DEEPEST && content.size() <= largest)
+                    else {
                         continue;
                     };
                     let media_type = reference

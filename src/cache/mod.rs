@@ -9,6 +9,7 @@
 //! - A store that takes no more bytes costs the copy, never the pull.
 
 mod body;
+mod discovery;
 mod fill;
 mod manifest;
 #[cfg(test)]
@@ -24,13 +25,14 @@ use tokio::runtime::Handle;
 
 use crate::{
     storage::{self, ManifestEntry, Store, blocking},
-    types::{CanonicalName, Digest, Reference, RegistryHost, Tag},
+    types::{CanonicalName, Digest, Reference, RegistryHost},
     upstream::Upstreams,
 };
 use manifest::Freshness;
 
 pub use crate::upstream::{Cause, Error as UpstreamError, HEADER_BUDGET};
 pub use body::Body;
+pub use discovery::TagPage;
 
 /// A manifest to be answered with.
 #[derive(Clone, Debug)]
@@ -60,6 +62,7 @@ struct Shelf {
     runtime: Handle,
     tag_ttl: Duration,
     fills: fill::Fills,
+    listings: discovery::Listings,
     manifests: manifest::Flights,
 }
 
@@ -77,6 +80,7 @@ impl Cache {
             runtime,
             tag_ttl,
             fills: fill::Fills::default(),
+            listings: discovery::Listings::default(),
             manifests: Mutex::default(),
         }))
     }
@@ -157,19 +161,6 @@ impl Cache {
                 .0
                 .upstreams
                 .head_blob(name.source(), name.repository(), &digest)
-                .await?)
-        })
-        .await
-    }
-
-    /// The upstream's tags, in its order. `None`: it has no such repository.
-    pub async fn list_tags(&self, name: &CanonicalName) -> Result<Option<Vec<Tag>>, Error> {
-        let (cache, name) = (self.clone(), name.clone());
-        self.background(async move {
-            Ok(cache
-                .0
-                .upstreams
-                .list_tags(name.source(), name.repository())
                 .await?)
         })
         .await

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use super::Cache;
 use crate::{
     storage::Store,
-    types::{Algorithm, Digest, RegistryHost},
+    types::{Algorithm, Digest, RegistryHost, manifest::MANIFEST_LIMIT},
     upstream::Upstreams,
 };
 
@@ -182,7 +182,7 @@ pub(crate) fn cache_on(store: &Arc<Store>, upstream: &FakeUpstream, runtime: Han
     let registries = registries()
         .into_iter()
         .map(|host| (host, upstream.url.parse().unwrap()));
-    let upstreams = Upstreams::new(registries.collect());
+    let upstreams = Upstreams::new(registries.collect(), MANIFEST_LIMIT);
     Cache::new(Arc::clone(store), upstreams, Duration::ZERO, runtime)
 }
 

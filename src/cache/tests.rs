@@ -14,7 +14,7 @@ use crate::{
         Member, TagEntry,
         testing::{Effect, Faults, Op, faulty_store, staged, visible},
     },
-    types::{Algorithm, Manifest, Namespace},
+    types::{Algorithm, Manifest, Namespace, Tag},
 };
 
 /// Several pieces of it, so that a fill has a beginning, a middle and an end.
@@ -343,6 +343,7 @@ async fn what_was_fetched_under_a_name_is_a_member_of_it_and_of_no_other() {
         member: Member {
             size: blob.len() as u64,
             media_type: None,
+            source: None,
         },
         named: false,
     };

@@ -73,7 +73,7 @@ mod tests {
             let help = flag.get_help().unwrap().to_string();
             let variable = name.replace('-', "_").to_uppercase();
             assert!(
-                help.contains(&format!("[env: STANDIN_{variable}]")),
+                help.contains(&format!("[env: STANDIN_{variable}")),
                 "--{name}: {help}"
             );
             flags.insert(name);

@@ -60,6 +60,16 @@ pub(super) struct Arguments {
     /// Names whose pushed images never hide the upstream's; may be repeated{n}[env: STANDIN_NO_SHADOW]
     #[arg(long, value_name = "PATTERN", help_heading = "Registries")]
     no_shadow: Vec<String>,
+    /// Take manifests whose content is missing, such as indexes of which a job needs one platform{n}[env: STANDIN_ALLOW_SPARSE]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Registries"
+    )]
+    allow_sparse: Option<String>,
     /// How long an upstream's answer for a tag is good{n}[default: 5m] [env: STANDIN_TAG_TTL]
     #[arg(long, value_name = "DURATION", help_heading = "Registries")]
     tag_ttl: Option<String>,
@@ -73,6 +83,20 @@ pub(super) struct Arguments {
     /// Its private key (PEM){n}[env: STANDIN_TLS_KEY]
     #[arg(long, value_name = "FILE", help_heading = "Trust")]
     tls_key: Option<String>,
+
+    /// User who may log in; the password may hold colons; may be repeated{n}[env: STANDIN_USER, one to a line]
+    #[arg(long, value_name = "NAME:PASSWORD:read|write", help_heading = "Access")]
+    user: Vec<String>,
+    /// Further users, who may write: a file of htpasswd -B{n}[env: STANDIN_HTPASSWD]
+    #[arg(long, value_name = "FILE", help_heading = "Access")]
+    htpasswd: Option<String>,
+    /// Key that signs tokens, 32 bytes or more; the same for all instances that share their
+    /// content{n}[default: token.key in --state, made on the first start] [env: STANDIN_TOKEN_KEY]
+    #[arg(long, value_name = "FILE", help_heading = "Access")]
+    token_key: Option<String>,
+
+    #[command(flatten)]
+    limits: Limits,
 
     /// Image to hold before the first request: oci:DIR[:TAG][=NAME[:TAG]], an OCI layout; may be
     /// repeated{n}[env: STANDIN_SEED]
@@ -102,17 +126,66 @@ impl Arguments {
             .with(Key::Offline, self.offline)
             .with(Key::LocalOnly, self.local_only)
             .with(Key::NoShadow, self.no_shadow)
+            .with(Key::AllowSparse, self.allow_sparse)
             .with(Key::TagTtl, self.tag_ttl)
             .with(Key::San, self.san)
             .with(Key::TlsCert, self.tls_cert)
             .with(Key::TlsKey, self.tls_key)
+            .with(Key::User, self.user)
+            .with(Key::Htpasswd, self.htpasswd)
+            .with(Key::TokenKey, self.token_key)
             .with(Key::Seed, self.seed)
             .with(Key::ReadyFile, self.ready_file);
+        let flags = self.limits.add_to(flags);
         let sources = Sources::read(flags, std::env::vars_os().collect())?;
         for warning in sources.warnings() {
             log::warn!("{warning}");
         }
-        app::serve(Config::from_sources(&sources)?)
+        let config = Config::from_sources(&sources)?;
+        for warning in config.warnings() {
+            log::warn!("{warning}");
+        }
+        app::serve(config)
+    }
+}
+
+/// The flags that bound what a client may take up.
+#[derive(Args, Debug)]
+struct Limits {
+    /// Largest manifest, pushed, seeded or pulled; the distribution-spec asks for 4MiB or
+    /// more{n}[default: 4MiB] [env: STANDIN_MAX_MANIFEST_SIZE]
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    max_manifest_size: Option<String>,
+    /// Characters of a repository's name, as the client spells it; 255 is the most{n}[default: 255] [env: STANDIN_MAX_NAME_LENGTH]
+    #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
+    max_name_length: Option<String>,
+    /// Upload sessions open at once{n}[default: 1000] [env: STANDIN_MAX_UPLOADS]
+    #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
+    max_uploads: Option<String>,
+    /// How long an upload session stays that no client goes on with{n}[default: 1h] [env: STANDIN_UPLOAD_LIFETIME]
+    #[arg(long, value_name = "DURATION", help_heading = "Limits")]
+    upload_lifetime: Option<String>,
+    /// How long a client may take for a TLS handshake, and for a request's head{n}[default: 10s] [env: STANDIN_HEAD_TIMEOUT]
+    #[arg(long, value_name = "DURATION", help_heading = "Limits")]
+    head_timeout: Option<String>,
+    /// How long a client may send nothing within a request's body{n}[default: 60s] [env: STANDIN_BODY_TIMEOUT]
+    #[arg(long, value_name = "DURATION", help_heading = "Limits")]
+    body_timeout: Option<String>,
+    /// Entries on a page of tags, referrers or the catalog, at most{n}[default: 1000] [env: STANDIN_PAGE_SIZE]
+    #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
+    page_size: Option<String>,
+}
+
+impl Limits {
+    fn add_to(self, flags: Flags) -> Flags {
+        flags
+            .with(Key::MaxManifestSize, self.max_manifest_size)
+            .with(Key::MaxNameLength, self.max_name_length)
+            .with(Key::MaxUploads, self.max_uploads)
+            .with(Key::UploadLifetime, self.upload_lifetime)
+            .with(Key::HeadTimeout, self.head_timeout)
+            .with(Key::BodyTimeout, self.body_timeout)
+            .with(Key::PageSize, self.page_size)
     }
 }
 
@@ -147,10 +220,13 @@ pub(super) struct File {
 const AFTER_HELP: &str = "\
 Every option can be given as a flag, as the variable shown with it (a list parted by commas or \
 spaces), or in the YAML file (a list as a list). A flag beats a variable, a variable beats the file; \
---registry adds up over all three. Durations are written 500ms, 30s, 5m or 1h. In a pattern, * is one \
+--registry and --user add up over all three. Durations are written 500ms, 30s, 5m or 1h, sizes 512KiB, 4MiB or 1GiB. In a pattern, * is one \
 component of a name and ** any number of them. \
 docker.io, gcr.io, ghcr.io, lscr.io, mcr.microsoft.com, nvcr.io, public.ecr.aws, quay.io, \
 registry.gitlab.com and registry.k8s.io need no --registry.
+
+Without users, whoever reaches a loopback address may read and write. A password given with --user can \
+be seen in the list of processes: STANDIN_USER, --htpasswd and the file's users keep it out of there.
 
 Examples:
   standin serve

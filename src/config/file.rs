@@ -1,4 +1,4 @@
-//! The YAML file: one mapping whose keys are the flags' names. It must not know what the values mean.
+//! The YAML file: one mapping whose keys are the flags' names, but for `users`. It must not know what the values mean.
 //!
 //! ```yaml
 //! listen: 127.0.0.1:5000            # a list may be a single value
@@ -8,6 +8,10 @@
 //!   - registry.example.com
 //! offline: false
 //! tag-ttl: 5m
+//! users:                            # mappings, where all else is text
+//!   - name: ci
+//!     password-env: CI_PASSWORD
+//!     access: write
 //! ```
 
 use std::{
@@ -22,7 +26,10 @@ use serde::{
 };
 use serde_saphyr::{Spanned, UserMessageFormatter, options::DuplicateKeyPolicy};
 
-use super::source::{ConfigError, Given, Key, Origin, Place, nearest};
+use super::{
+    source::{ConfigError, Field, Given, Key, Origin, Place},
+    spelling::nearest,
+};
 use crate::types::digest::shown;
 
 /// Reads the file; `from` says who named it.
@@ -68,8 +75,8 @@ fn parse(path: &Arc<Path>, text: &str) -> Result<Place, ConfigError> {
     let mut place = Place::new();
     for (name, value) in entries {
         let line = name.referenced.line();
-        let Some(key) = Key::ALL.into_iter().find(|key| key.name() == name.value) else {
-            let names = Key::ALL.map(Key::name);
+        let Some(key) = Key::ALL.into_iter().find(|key| key.in_file() == name.value) else {
+            let names = Key::ALL.map(Key::in_file);
             let hint = match nearest(&name.value, names, 0) {
                 Some(near) => format!("did you mean {near:?}?"),
                 None => format!("the keys are {}", names.join(", ")),
@@ -94,7 +101,19 @@ fn parse(path: &Arc<Path>, text: &str) -> Result<Place, ConfigError> {
             let origin = Origin::in_file(key, path, item.referenced.line());
             let problem = match item.value {
                 Value::Text(text) => {
-                    given.push(Given { text, origin });
+                    given.push(Given {
+                        text,
+                        fields: Vec::new(),
+                        origin,
+                    });
+                    continue;
+                }
+                Value::Map(entries) if key == Key::User => {
+                    given.push(Given {
+                        text: String::new(),
+                        fields: fields(key, path, entries)?,
+                        origin,
+                    });
                     continue;
                 }
                 Value::Nothing => "there is no value: give one, or leave the key out",
@@ -112,6 +131,37 @@ fn parse(path: &Arc<Path>, text: &str) -> Result<Place, ConfigError> {
         }
     }
     Ok(place)
+}
+
+/// A mapping's entries, whose values are texts or lists of texts.
+fn fields(
+    key: Key,
+    path: &Arc<Path>,
+    entries: Vec<(Spanned<String>, Spanned<Value>)>,
+) -> Result<Vec<Field>, ConfigError> {
+    let field = |(name, value): (Spanned<String>, Spanned<Value>)| {
+        let origin = Origin::in_file(key, path, name.referenced.line());
+        let items = match value.value {
+            Value::List(items) => items.into_iter().map(|item| item.value).collect(),
+            single => vec![single],
+        };
+        let name = name.value;
+        let values = items.into_iter().map(|item| match item {
+            Value::Text(text) => Ok(text),
+            Value::Fraction => {
+                Err(origin.refuse(format!("YAML takes {name} for a number: put it in quotes")))
+            }
+            Value::Nothing | Value::List(_) | Value::Map(_) => {
+                Err(origin.refuse(format!("{name} takes text, or a list of texts")))
+            }
+        });
+        Ok(Field {
+            values: values.collect::<Result<_, _>>()?,
+            name,
+            origin,
+        })
+    };
+    entries.into_iter().map(field).collect()
 }
 
 /// A YAML value as far as options have one.

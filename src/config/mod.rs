@@ -4,9 +4,12 @@
 //! `registry`, whose places add up host by host. Nothing here listens, writes or contacts anyone.
 
 mod file;
+mod limits;
 mod source;
+mod spelling;
 #[cfg(test)]
 mod tests;
+mod users;
 mod value;
 
 use std::{
@@ -17,10 +20,12 @@ use std::{
 };
 
 pub use self::{
+    limits::Limits,
     source::{ConfigError, Environment, Flags, Key, Origin, Sources},
     value::{San, Seed, SeedName},
 };
 use crate::{
+    registry::access::User,
     storage::Durability,
     types::{ExternalUrl, Pattern, RegistryHost, UpstreamUrl},
 };
@@ -41,6 +46,8 @@ pub struct Config {
     pub offline: bool,
     pub local_only: Vec<Pattern>,
     pub no_shadow: Vec<Pattern>,
+    /// Manifests are taken whose content is missing.
+    pub allow_sparse: bool,
     /// How long uploads in flight may take once we are told to stop.
     pub grace: Duration,
     /// How long an upstream's answer for a tag is good.
@@ -50,10 +57,15 @@ pub struct Config {
     pub san: Vec<San>,
     pub external_url: Option<ExternalUrl>,
     pub durability: Durability,
+    /// Who may log in; nobody needs to on loopback if there are none.
+    pub users: Vec<User>,
+    /// Absolute. In place of the one that is made in `state`.
+    pub token_key: Option<PathBuf>,
     /// In the order given.
     pub seeds: Vec<Seed>,
     /// Absolute.
     pub ready_file: Option<PathBuf>,
+    pub limits: Limits,
 }
 
 impl Config {
@@ -77,13 +89,15 @@ impl Config {
         listen.retain(|address| address.port() == 0 || seen.insert(*address));
 
         let registries = registries(sources, switch(Key::NoDefaultRegistries)?)?;
+        let is_registry = |host: &RegistryHost| registries.contains_key(host);
         let patterns = |key| {
-            let is_registry = |host: &RegistryHost| registries.contains_key(host);
             let given = sources.list(key, |given| Pattern::parse(&given.text, is_registry))?;
             Ok::<Vec<Pattern>, ConfigError>(given.unwrap_or_default())
         };
         let local_only = patterns(Key::LocalOnly)?;
         let no_shadow = patterns(Key::NoShadow)?;
+
+        let users = users::users(sources, is_registry)?;
 
         let certificate = match (path(Key::TlsCert)?, path(Key::TlsKey)?) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
@@ -102,6 +116,7 @@ impl Config {
             offline: switch(Key::Offline)?,
             local_only,
             no_shadow,
+            allow_sparse: switch(Key::AllowSparse)?,
             grace: duration(Key::Grace)?.unwrap_or(DEFAULT_GRACE),
             tag_ttl: duration(Key::TagTtl)?.unwrap_or(DEFAULT_TAG_TTL),
             certificate,
@@ -112,9 +127,17 @@ impl Config {
             durability: sources
                 .one(Key::Durability, |given| given.text.parse())?
                 .unwrap_or_default(),
+            users,
+            token_key: path(Key::TokenKey)?,
             seeds: sources.list(Key::Seed, Seed::parse)?.unwrap_or_default(),
             ready_file: path(Key::ReadyFile)?,
+            limits: Limits::from_sources(sources)?,
         })
+    }
+
+    /// One sentence for each value that is taken and unlikely to be meant.
+    pub fn warnings(&self) -> Vec<String> {
+        self.limits.warnings()
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use super::file;
+use super::{file, spelling::nearest};
 
 /// The process's variables, or a test's.
 pub type Environment = BTreeMap<OsString, OsString>;
@@ -24,10 +24,12 @@ pub enum Key {
     Durability,
     ExternalUrl,
     Grace,
+    Htpasswd,
     Listen,
     LocalOnly,
     NoDefaultRegistries,
     NoShadow,
+    AllowSparse,
     Offline,
     ReadyFile,
     Registry,
@@ -37,19 +39,30 @@ pub enum Key {
     TagTtl,
     TlsCert,
     TlsKey,
+    TokenKey,
+    User,
+    BodyTimeout,
+    HeadTimeout,
+    MaxManifestSize,
+    MaxNameLength,
+    MaxUploads,
+    PageSize,
+    UploadLifetime,
 }
 
 impl Key {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 29] = [
         Self::Data,
         Self::DefaultRegistry,
         Self::Durability,
         Self::ExternalUrl,
         Self::Grace,
+        Self::Htpasswd,
         Self::Listen,
         Self::LocalOnly,
         Self::NoDefaultRegistries,
         Self::NoShadow,
+        Self::AllowSparse,
         Self::Offline,
         Self::ReadyFile,
         Self::Registry,
@@ -59,9 +72,18 @@ impl Key {
         Self::TagTtl,
         Self::TlsCert,
         Self::TlsKey,
+        Self::TokenKey,
+        Self::User,
+        Self::BodyTimeout,
+        Self::HeadTimeout,
+        Self::MaxManifestSize,
+        Self::MaxNameLength,
+        Self::MaxUploads,
+        Self::PageSize,
+        Self::UploadLifetime,
     ];
 
-    /// The key in the file, and the flag without its dashes.
+    /// The flag without its dashes.
     pub fn name(self) -> &'static str {
         match self {
             Self::Data => "data",
@@ -69,10 +91,12 @@ impl Key {
             Self::Durability => "durability",
             Self::ExternalUrl => "external-url",
             Self::Grace => "grace",
+            Self::Htpasswd => "htpasswd",
             Self::Listen => "listen",
             Self::LocalOnly => "local-only",
             Self::NoDefaultRegistries => "no-default-registries",
             Self::NoShadow => "no-shadow",
+            Self::AllowSparse => "allow-sparse",
             Self::Offline => "offline",
             Self::ReadyFile => "ready-file",
             Self::Registry => "registry",
@@ -82,6 +106,23 @@ impl Key {
             Self::TagTtl => "tag-ttl",
             Self::TlsCert => "tls-cert",
             Self::TlsKey => "tls-key",
+            Self::TokenKey => "token-key",
+            Self::User => "user",
+            Self::BodyTimeout => "body-timeout",
+            Self::HeadTimeout => "head-timeout",
+            Self::MaxManifestSize => "max-manifest-size",
+            Self::MaxNameLength => "max-name-length",
+            Self::MaxUploads => "max-uploads",
+            Self::PageSize => "page-size",
+            Self::UploadLifetime => "upload-lifetime",
+        }
+    }
+
+    /// The key in the file: the flag's name, but for what a file has more to say about than a flag.
+    pub fn in_file(self) -> &'static str {
+        match self {
+            Self::User => "users",
+            other => other.name(),
         }
     }
 
@@ -103,6 +144,7 @@ impl Key {
                 | Self::Registry
                 | Self::San
                 | Self::Seed
+                | Self::User
         )
     }
 }
@@ -129,6 +171,7 @@ impl Flags {
             .into_iter()
             .map(|text| Given {
                 text,
+                fields: Vec::new(),
                 origin: Origin {
                     key,
                     place: At::Flag,
@@ -143,7 +186,7 @@ impl Flags {
 }
 
 /// All that was given, place by place.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Sources {
     /// The strongest first.
     places: [Place; 3],
@@ -164,17 +207,20 @@ impl Sources {
             let Some(text) = variable(&environment, &name)? else {
                 continue;
             };
-            let texts: Vec<&str> = if key.is_list() {
-                text.split(|c: char| c == ',' || c.is_whitespace())
+            let texts: Vec<&str> = match key {
+                // A password may hold anything but the end of a line.
+                Key::User => text.lines().filter(|line| !line.is_empty()).collect(),
+                key if key.is_list() => text
+                    .split(|c: char| c == ',' || c.is_whitespace())
                     .filter(|item| !item.is_empty())
-                    .collect()
-            } else {
-                vec![text]
+                    .collect(),
+                _ => vec![text],
             };
             let given: Vec<Given> = texts
                 .into_iter()
                 .map(|text| Given {
                     text: text.to_owned(),
+                    fields: Vec::new(),
                     origin: Origin {
                         key,
                         place: At::Variable,
@@ -207,6 +253,7 @@ impl Sources {
             .into_iter()
             .map(Key::variable)
             .chain([CONFIG_VARIABLE.to_owned()])
+            .chain(self.named_by_users())
             .collect();
         self.environment
             .keys()
@@ -225,6 +272,15 @@ impl Sources {
                 )
             })
             .collect()
+    }
+
+    /// The variables that the file has passwords in.
+    fn named_by_users(&self) -> impl Iterator<Item = String> + '_ {
+        self.weakest_first(Key::User)
+            .flatten()
+            .flat_map(|given| &given.fields)
+            .filter(|field| field.name == "password-env")
+            .flat_map(|field| field.values.iter().cloned())
     }
 
     /// A variable that is not standin's, unless it is empty.
@@ -278,11 +334,33 @@ impl Sources {
     }
 }
 
-/// One text that was given for an option.
-#[derive(Clone, Debug)]
+/// One text that was given for an option. It may be a secret, so its `Debug` shows where it is from and no more.
+#[derive(Clone)]
 pub(super) struct Given {
     pub(super) text: String,
+    /// In place of the text, where a file has a mapping.
+    pub(super) fields: Vec<Field>,
     pub(super) origin: Origin,
+}
+
+/// An entry of a mapping in the file.
+#[derive(Clone)]
+pub(super) struct Field {
+    pub(super) name: String,
+    pub(super) values: Vec<String>,
+    pub(super) origin: Origin,
+}
+
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.origin.fmt(f)
+    }
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Sources").field(&self.places).finish()
+    }
 }
 
 impl Given {
@@ -348,7 +426,7 @@ impl fmt::Display for Origin {
             At::Flag => write!(f, "flag --{}", key.name()),
             At::Variable => write!(f, "variable {}", key.variable()),
             At::File { path, line } => {
-                write!(f, "{} in {}, line {line}", key.name(), path.display())
+                write!(f, "{} in {}, line {line}", key.in_file(), path.display())
             }
         }
     }
@@ -374,37 +452,6 @@ pub enum ConfigError {
     /// The file as a whole, or a key that is no option's; `problem` says in which line.
     #[error("{}: {problem}", path.display())]
     File { path: PathBuf, problem: String },
-}
-
-/// The candidate that `word` is most likely a slip of, if any is near. The first `shared` bytes of all are alike and
-/// say nothing.
-pub(super) fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-    shared: usize,
-) -> Option<&'a str> {
-    let limit = |a: &str| ((a.len() - shared.min(a.len())) / 3).max(1);
-    candidates
-        .into_iter()
-        .map(|candidate| (edit_distance(word, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= limit(word).max(limit(candidate)))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
-}
-
-/// Levenshtein's distance, in bytes.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 fn variable<'a>(environment: &'a Environment, name: &str) -> Result<Option<&'a str>, ConfigError> {

@@ -91,6 +91,73 @@ fn defaults() {
 }
 
 #[test]
+fn limits_from_all_places_and_by_default() {
+    let limits = bare(&[("HOME", "/home/ci")]).limits;
+    assert_eq!(limits.registry.manifest, 4 << 20);
+    assert_eq!(limits.registry.name, 255);
+    assert_eq!(limits.registry.uploads, 1000);
+    assert_eq!(limits.registry.upload_lifetime, Duration::from_secs(3600));
+    assert_eq!(limits.http.silence, Duration::from_secs(60));
+    assert_eq!(limits.http.page, 1000);
+    assert_eq!(limits.head, Duration::from_secs(10));
+
+    let given = Given {
+        flags: vec![
+            (Key::MaxManifestSize, &["8MiB"]),
+            (Key::MaxNameLength, &["99"]),
+        ],
+        variables: vec![
+            ("STANDIN_MAX_UPLOADS", "7"),
+            ("STANDIN_UPLOAD_LIFETIME", "2m"),
+        ],
+        file: "head-timeout: 3s\nbody-timeout: 4s\npage-size: 50\nmax-uploads: 8\n",
+    };
+    let config = given.config().unwrap();
+    let limits = config.limits;
+    assert_eq!(limits.registry.manifest, 8 << 20);
+    assert_eq!(limits.registry.name, 99);
+    assert_eq!(limits.registry.uploads, 7);
+    assert_eq!(limits.registry.upload_lifetime, Duration::from_secs(120));
+    assert_eq!(limits.head, Duration::from_secs(3));
+    assert_eq!(limits.http.silence, Duration::from_secs(4));
+    assert_eq!(limits.http.page, 50);
+    assert!(config.warnings().is_empty());
+}
+
+#[test]
+fn limits_that_are_refused() {
+    for (key, text, fragments) in [
+        (Key::MaxManifestSize, "4MB", ["--max-manifest-size", "4MiB"]),
+        (Key::MaxNameLength, "256", ["--max-name-length", "1 to 255"]),
+        (Key::MaxUploads, "0", ["--max-uploads", "from 1 to"]),
+        (Key::UploadLifetime, "0", ["--upload-lifetime", "no time"]),
+        (Key::HeadTimeout, "10", ["--head-timeout", "10s"]),
+        (Key::BodyTimeout, "0s", ["--body-timeout", "no time"]),
+        (Key::PageSize, "10001", ["--page-size", "1 to 10000"]),
+    ] {
+        let texts = [text];
+        let given = Given {
+            flags: vec![(key, &texts)],
+            ..Given::default()
+        };
+        let refusal = given.refusal();
+        for fragment in fragments {
+            assert!(refusal.contains(fragment), "no {fragment} in: {refusal}");
+        }
+    }
+}
+
+#[test]
+fn a_manifest_limit_below_the_specs_is_warned_of() {
+    let warnings = |size| {
+        let config = bare(&[("STANDIN_MAX_MANIFEST_SIZE", size)]);
+        config.warnings().concat()
+    };
+    assert!(warnings("4095KiB").contains("--max-manifest-size 4MiB"));
+    assert_eq!(warnings("4096KiB"), "");
+}
+
+#[test]
 fn data_is_kept_where_the_user_can_write() {
     let user = rustix::process::getuid().as_raw();
     let anonymous = format!("/var/tmp/standin-{user}");

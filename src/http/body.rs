@@ -1,11 +1,15 @@
 //! Bodies: what comes in, with a limit on silence and on size, and how large the pieces are that go out.
 
 use std::{
+    cell::RefCell,
     fmt,
+    future::poll_fn,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -13,25 +17,57 @@ use actix_web::{error::PayloadError, web};
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, stream};
 
-/// A client that sends nothing for so long has gone.
-const SILENCE: Duration = Duration::from_secs(60);
+/// A request's body. Whoever answers without having read all of it reads past the rest, so that the connection lives on.
+#[derive(Clone)]
+pub(super) struct Incoming {
+    /// Absent once it has ended.
+    payload: Rc<RefCell<Option<web::Payload>>>,
+    silence: Duration,
+}
 
-/// A request's body, which ends with an error when the client falls silent.
-pub(super) fn incoming(payload: web::Payload) -> impl Stream<Item = Result<Bytes, Broken>> + Unpin {
-    Box::pin(stream::unfold(Some(payload), |payload| async move {
-        let mut payload = payload?;
-        match tokio::time::timeout(SILENCE, payload.next()).await {
-            Ok(None) => None,
-            Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(payload))),
-            Ok(Some(Err(error))) => Some((Err(Broken::Connection(error)), None)),
-            Err(_) => Some((Err(Broken::Silent), None)),
+impl Incoming {
+    /// A client that sends nothing for as long as `silence` has gone.
+    pub(super) fn new(payload: web::Payload, silence: Duration) -> Self {
+        Self {
+            payload: Rc::new(RefCell::new(Some(payload))),
+            silence,
         }
-    }))
+    }
+
+    /// The body from where it was last read; it ends with an error when the client falls silent.
+    pub(super) fn stream(&self) -> impl Stream<Item = Result<Bytes, Broken>> + Unpin + use<> {
+        Box::pin(stream::unfold(Some(self.clone()), |body| async move {
+            let body = body?;
+            let next = poll_fn(|cx| match &mut *body.payload.borrow_mut() {
+                Some(payload) => payload.poll_next_unpin(cx),
+                None => Poll::Ready(None),
+            });
+            let broken = match tokio::time::timeout(body.silence, next).await {
+                Ok(Some(Ok(bytes))) => return Some((Ok(bytes), Some(body))),
+                Ok(None) => None,
+                Ok(Some(Err(error))) => Some(Broken::Connection(error)),
+                Err(_) => Some(Broken::Silent(body.silence)),
+            };
+            body.payload.borrow_mut().take();
+            broken.map(|broken| (Err(broken), None))
+        }))
+    }
+
+    /// Reads past what is left, unless that takes long: a client with gigabytes to go is better cut off.
+    pub(super) async fn drain(&self) {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let mut rest = self.stream();
+        let drained = async { while let Some(Ok(_)) = rest.next().await {} };
+        // Where it takes too long, actix closes the connection behind the answer.
+        let _ = tokio::time::timeout(PATIENCE, drained).await;
+    }
 }
 
 /// All of a body, or `None` if it is larger than `limit`.
-pub(super) async fn whole(payload: web::Payload, limit: usize) -> Result<Option<Bytes>, Broken> {
-    let mut body = incoming(payload);
+pub(super) async fn whole(
+    mut body: impl Stream<Item = Result<Bytes, Broken>> + Unpin,
+    limit: usize,
+) -> Result<Option<Bytes>, Broken> {
     let mut bytes = BytesMut::new();
     while let Some(piece) = body.next().await {
         let piece = piece?;
@@ -47,7 +83,8 @@ pub(super) async fn whole(payload: web::Payload, limit: usize) -> Result<Option<
 #[derive(Debug)]
 pub(super) enum Broken {
     Connection(PayloadError),
-    Silent,
+    /// For so long.
+    Silent(Duration),
 }
 
 impl fmt::Display for Broken {
@@ -57,7 +94,7 @@ impl fmt::Display for Broken {
                 f.write_str("the client closed the connection")
             }
             Self::Connection(error) => error.fmt(f),
-            Self::Silent => write!(f, "nothing came for {} seconds", SILENCE.as_secs()),
+            Self::Silent(silence) => write!(f, "nothing came for {silence:?}"),
         }
     }
 }

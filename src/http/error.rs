@@ -14,7 +14,7 @@ use actix_web::{
 use serde_json::json;
 
 use crate::{
-    registry::{Cause, Error, Rule, UpstreamFailure, Wanted},
+    registry::{Cause, Error, Rule, UpstreamFailure, Wanted, access::Refusal},
     types::RequestId,
 };
 
@@ -24,6 +24,7 @@ pub(super) enum ErrorCode {
     BlobUnknown,
     BlobUploadInvalid,
     BlobUploadUnknown,
+    Denied,
     DigestInvalid,
     ManifestBlobUnknown,
     ManifestInvalid,
@@ -32,6 +33,7 @@ pub(super) enum ErrorCode {
     NameUnknown,
     SizeInvalid,
     TooManyRequests,
+    Unauthorized,
     Unavailable,
     Unknown,
     Unsupported,
@@ -43,6 +45,7 @@ impl ErrorCode {
             Self::BlobUnknown => "BLOB_UNKNOWN",
             Self::BlobUploadInvalid => "BLOB_UPLOAD_INVALID",
             Self::BlobUploadUnknown => "BLOB_UPLOAD_UNKNOWN",
+            Self::Denied => "DENIED",
             Self::DigestInvalid => "DIGEST_INVALID",
             Self::ManifestBlobUnknown => "MANIFEST_BLOB_UNKNOWN",
             Self::ManifestInvalid => "MANIFEST_INVALID",
@@ -51,6 +54,7 @@ impl ErrorCode {
             Self::NameUnknown => "NAME_UNKNOWN",
             Self::SizeInvalid => "SIZE_INVALID",
             Self::TooManyRequests => "TOOMANYREQUESTS",
+            Self::Unauthorized => "UNAUTHORIZED",
             Self::Unavailable => "UNAVAILABLE",
             Self::Unknown => "UNKNOWN",
             Self::Unsupported => "UNSUPPORTED",
@@ -130,6 +134,7 @@ fn classify(error: &Error) -> (StatusCode, ErrorCode, Weight) {
             ErrorCode::ManifestBlobUnknown,
             Refused,
         ),
+        Error::InUse(_) => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Denied, Refused),
         Error::ManifestInvalid(_) => (StatusCode::BAD_REQUEST, ErrorCode::ManifestInvalid, Refused),
         Error::ManifestUnknown(_) => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown, Missed),
         Error::ManifestTooLarge { .. } => (
@@ -150,6 +155,11 @@ fn classify(error: &Error) -> (StatusCode, ErrorCode, Weight) {
             ErrorCode::Unsupported,
             Refused,
         ),
+        Error::TooManyUploads { .. } => (
+            StatusCode::TOO_MANY_REQUESTS,
+            ErrorCode::TooManyRequests,
+            Refused,
+        ),
         Error::Unsupported(_) => (StatusCode::BAD_REQUEST, ErrorCode::Unsupported, Refused),
         Error::NoRoom(_) => (
             StatusCode::INSUFFICIENT_STORAGE,
@@ -157,11 +167,26 @@ fn classify(error: &Error) -> (StatusCode, ErrorCode, Weight) {
             Failed,
         ),
         Error::Upstream(failure) => classify_upstream(failure),
-        Error::Storage(_) | Error::Read(_) => (
+        Error::Refused(refusal) => classify_refusal(refusal),
+        Error::TokenRequest(_) => (StatusCode::BAD_REQUEST, ErrorCode::Unsupported, Refused),
+        Error::Storage(_) | Error::Read(_) | Error::NotSigned(_) => (
             StatusCode::INTERNAL_SERVER_ERROR,
             ErrorCode::Unknown,
             Failed,
         ),
+    }
+}
+
+/// 401 where logging in would help, 403 where it would not.
+fn classify_refusal(refusal: &Refusal) -> (StatusCode, ErrorCode, Weight) {
+    let (status, code) = (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized);
+    match refusal {
+        Refusal::Denied { .. } => (StatusCode::FORBIDDEN, ErrorCode::Denied, Weight::Refused),
+        Refusal::Malformed | Refusal::Token(_) => (status, code, Weight::Refused),
+        // Every client's first request that needs a log-in meets these; `auth` tells of the wrong password, with the name.
+        Refusal::LogIn(_) | Refusal::Scope { .. } | Refusal::WrongPassword { .. } => {
+            (status, code, Weight::Usual)
+        }
     }
 }
 

@@ -1,16 +1,24 @@
 //! The wire: the distribution-spec's endpoints over actix-web. Reads requests, writes answers, decides nothing.
 
+mod auth;
 mod body;
 mod conditional;
+mod discover;
 mod error;
+mod manage;
 mod path;
 mod pull;
 mod push;
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix_web::{
     HttpRequest, HttpResponse,
+    dev::RequestHead,
     http::{
         Method, StatusCode,
         header::{self, HeaderName, HeaderValue},
@@ -20,9 +28,13 @@ use actix_web::{
 use bytes::Bytes;
 
 use crate::{
-    registry::{Asked, Error, Registry, Target},
-    types::{Digest, Reference, UploadId},
+    registry::{
+        Asked, Error, Registry, Target,
+        access::{Access, Action, Identity},
+    },
+    types::{Digest, ExternalUrl, Reference, UploadId},
 };
+use body::Incoming;
 use error::ErrorCode;
 use path::{Endpoint, Links};
 
@@ -30,17 +42,41 @@ use path::{Endpoint, Links};
 #[derive(Clone)]
 pub struct Http {
     pub registry: Registry,
+    pub access: Access,
+    /// Where clients find us, if that is not where we listen.
+    pub external_url: Option<ExternalUrl>,
     /// How a request came in; the connection front knows.
     pub connection: fn(&HttpRequest) -> Connection,
     /// What `/ca.pem` serves.
     pub ca: Arc<dyn Fn() -> Bytes + Send + Sync>,
     pub downloads: body::Downloads,
+    pub limits: Limits,
+}
+
+/// What the wire bounds by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How long a client may send nothing within a body before it counts as gone.
+    pub silence: Duration,
+    /// Entries on a page of a listing, whatever `n` asks for.
+    pub page: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            silence: Duration::from_secs(60),
+            page: 1000,
+        }
+    }
 }
 
 /// How a request came in.
 #[derive(Clone, Debug, Default)]
 pub struct Connection {
     pub peer: Option<SocketAddr>,
+    /// The address of ours that it came to.
+    pub local: Option<SocketAddr>,
     pub tls: bool,
     /// The name in the TLS handshake.
     pub server_name: Option<String>,
@@ -49,15 +85,42 @@ pub struct Connection {
 impl Http {
     pub fn new(
         registry: Registry,
+        access: Access,
+        external_url: Option<ExternalUrl>,
         connection: fn(&HttpRequest) -> Connection,
         ca: Arc<dyn Fn() -> Bytes + Send + Sync>,
+        limits: Limits,
     ) -> Self {
         Self {
             registry,
+            access,
+            external_url,
             connection,
             ca,
             downloads: body::Downloads::default(),
+            limits,
         }
+    }
+
+    /// The refusal that a request with this head will meet whatever its body is, so that a client that waits with the body
+    /// (`Expect: 100-continue`) need not send it.
+    pub async fn refusal(
+        &self,
+        request: &RequestHead,
+        connection: &Connection,
+    ) -> Option<HttpResponse> {
+        let path = request.uri.path();
+        let Some(endpoint) = Endpoint::parse(path) else {
+            let refused = path != auth::TOKEN_PATH;
+            return refused.then(|| elsewhere(self, request));
+        };
+        let exchange = Exchange {
+            http: self,
+            request,
+            connection,
+            endpoint,
+        };
+        exchange.refusal().await
     }
 
     /// Puts all of it into an application.
@@ -74,23 +137,26 @@ async fn answer(
     payload: web::Payload,
 ) -> HttpResponse {
     let connection = (http.connection)(&request);
+    let request = request.head();
+    let body = Incoming::new(payload, http.limits.silence);
     let unanswered = Unanswered {
-        request: name_of(&request, &connection),
+        request: name_of(request, &connection),
         since: Instant::now(),
     };
-    let path = request.uri().path();
+    let path = request.uri.path();
     let mut response = match Endpoint::parse(path) {
         Some(endpoint) => {
             Exchange {
                 http: &http,
-                request: &request,
+                request,
                 connection: &connection,
                 endpoint,
             }
-            .answer(payload)
+            .answer(&body)
             .await
         }
-        None => elsewhere(&http, &request),
+        None if path == auth::TOKEN_PATH => auth::token(&http, request, &connection, &body).await,
+        None => elsewhere(&http, request),
     };
     if path.starts_with("/v2") {
         let version = (
@@ -99,6 +165,7 @@ async fn answer(
         );
         response.headers_mut().insert(version.0, version.1);
     }
+    body.drain().await;
     unanswered.answered(&response);
     response
 }
@@ -132,9 +199,9 @@ impl Drop for Unanswered {
 }
 
 /// What is not the distribution-spec's.
-fn elsewhere(http: &Http, request: &HttpRequest) -> HttpResponse {
-    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    match request.uri().path() {
+fn elsewhere(http: &Http, request: &RequestHead) -> HttpResponse {
+    let reads = matches!(request.method, Method::GET | Method::HEAD);
+    match request.uri.path() {
         "/ca.pem" if reads => HttpResponse::Ok()
             .content_type("application/x-pem-file")
             .body((http.ca)()),
@@ -155,38 +222,91 @@ fn elsewhere(http: &Http, request: &HttpRequest) -> HttpResponse {
 /// One request for an endpoint of the spec.
 struct Exchange<'a> {
     http: &'a Http,
-    request: &'a HttpRequest,
+    request: &'a RequestHead,
     connection: &'a Connection,
     endpoint: Endpoint<'a>,
 }
 
 impl Exchange<'_> {
-    async fn answer(&self, payload: web::Payload) -> HttpResponse {
-        let routed = match self.resolve() {
-            Ok(named) => self.route(named, payload).await,
+    async fn answer(&self, body: &Incoming) -> HttpResponse {
+        if !self.has_method() {
+            return self.wrong_method();
+        }
+        let routed = match (&self.endpoint, self.parameters()) {
+            (Endpoint::Catalog, parameters) => self.list_repositories(&parameters).await,
+            (_, parameters) => match self.resolve(parameters).await {
+                Ok(named) => self.route(named, body).await,
+                Err(error) => Err(error),
+            },
+        };
+        routed.unwrap_or_else(|error| self.failed(&error))
+    }
+
+    async fn refusal(&self) -> Option<HttpResponse> {
+        if !self.has_method() {
+            return Some(self.wrong_method());
+        }
+        let judged = match self.resolve(self.parameters()).await {
+            Ok(Some(named)) => self.judge_head(&named),
+            Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
-        routed.unwrap_or_else(|error| {
-            let head = *self.request.method() == Method::HEAD;
-            error::respond(&error, &name_of(self.request, self.connection), head)
-        })
+        judged.err().map(|error| self.failed(&error))
+    }
+
+    /// What can be told of a push before its body.
+    fn judge_head(&self, named: &Named) -> Result<(), Error> {
+        match &self.endpoint {
+            Endpoint::Manifest { reference, .. } => {
+                parse_reference(reference)?;
+                self.check_manifest_length()
+            }
+            Endpoint::Uploads { .. } => named
+                .parameter("digest")
+                .map(parse_digest)
+                .transpose()
+                .map(drop),
+            Endpoint::Upload { id, .. } => {
+                let id = self.session(named, id)?;
+                let range = self.content_range(id)?;
+                named.parameter("digest").map(parse_digest).transpose()?;
+                self.http.registry.check_chunk(id, range)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn has_method(&self) -> bool {
+        let method = self.request.method.as_str();
+        self.endpoint
+            .allow()
+            .split(", ")
+            .any(|allowed| allowed == method)
+    }
+
+    fn failed(&self, error: &Error) -> HttpResponse {
+        let head = self.request.method == Method::HEAD;
+        let request = name_of(self.request, self.connection);
+        let mut response = error::respond(error, &request, head);
+        match error {
+            Error::Refused(refusal) => self.refused(refusal, &mut response),
+            // 405 names what can be done (RFC 9110, 15.5.6).
+            Error::InUse(_) => {
+                let allow = HeaderValue::from_static("GET, HEAD");
+                response.headers_mut().insert(header::ALLOW, allow);
+            }
+            _ => {}
+        }
+        response
     }
 
     /// The route table, in the order of the spec's end points.
-    async fn route(
-        &self,
-        named: Option<Named>,
-        payload: web::Payload,
-    ) -> Result<HttpResponse, Error> {
-        let method = self.request.method();
+    async fn route(&self, named: Option<Named>, body: &Incoming) -> Result<HttpResponse, Error> {
+        let method = &self.request.method;
         let get = *method == Method::GET;
         let head = *method == Method::HEAD;
         let Some(named) = named else {
-            return if get || head {
-                Ok(HttpResponse::Ok().json(serde_json::json!({})))
-            } else {
-                Ok(self.wrong_method())
-            };
+            return Ok(HttpResponse::Ok().json(serde_json::json!({})));
         };
         let mut response = match &self.endpoint {
             // end-2
@@ -203,30 +323,45 @@ impl Exchange<'_> {
             }
             // end-4a, end-4b, end-11
             Endpoint::Uploads { .. } if *method == Method::POST => {
-                self.start_upload(&named, payload).await
+                self.start_upload(&named, body).await
             }
             // end-5
             Endpoint::Upload { id, .. } if *method == Method::PATCH => {
-                self.append_upload(&named, parse_upload(id)?, payload).await
+                self.append_upload(&named, self.session(&named, id)?, body)
+                    .await
             }
             // end-6
             Endpoint::Upload { id, .. } if *method == Method::PUT => {
-                self.finish_upload(&named, parse_upload(id)?, payload).await
+                self.finish_upload(&named, self.session(&named, id)?, body)
+                    .await
             }
             // end-7
             Endpoint::Manifest { reference, .. } if *method == Method::PUT => {
-                self.push_manifest(&named, &parse_reference(reference)?, payload)
+                self.push_manifest(&named, &parse_reference(reference)?, body)
                     .await
             }
             // end-8a, end-8b
             Endpoint::Tags { .. } if get || head => self.list_tags(&named).await,
+            // end-9
+            Endpoint::Manifest { reference, .. } if *method == Method::DELETE => {
+                self.delete_manifest(&named, &parse_reference(reference)?)
+                    .await
+            }
+            // end-10
+            Endpoint::Blob { digest, .. } if *method == Method::DELETE => {
+                self.delete_blob(&named, &parse_digest(digest)?).await
+            }
+            // end-12a, end-12b
+            Endpoint::Referrers { digest, .. } if get || head => {
+                self.list_referrers(&named, &parse_digest(digest)?).await
+            }
             // end-13
             Endpoint::Upload { id, .. } if get || head => {
-                self.upload_status(&named, parse_upload(id)?)
+                self.upload_status(&named, self.session(&named, id)?)
             }
             // end-14
             Endpoint::Upload { id, .. } if *method == Method::DELETE => {
-                self.cancel_upload(parse_upload(id)?).await
+                self.cancel_upload(self.session(&named, id)?).await
             }
             _ => Ok(self.wrong_method()),
         }?;
@@ -243,40 +378,54 @@ impl Exchange<'_> {
         Ok(response)
     }
 
-    /// The repository that the request means; `/v2/` means none.
-    fn resolve(&self) -> Result<Option<Named>, Error> {
-        let query = self.request.uri().query().unwrap_or_default();
-        let parameters = path::parameters(query);
-        let ns = parameters.iter().filter(|(key, _)| key == "ns");
-        let ns: Vec<String> = ns.map(|(_, value)| value.clone()).collect();
-        let authority = self.request.uri().authority();
-        let asked = Asked {
-            name: self.endpoint.name().unwrap_or_default(),
-            ns: &ns,
-            host: authority
-                .map(|authority| authority.as_str())
-                .or(self.header(header::HOST)),
-            server_name: self.connection.server_name.as_deref(),
-            tls: self.connection.tls,
-        };
+    /// The repository that the request means, once it is known that its sender may do this; `/v2/` means none.
+    async fn resolve(&self, parameters: Parameters) -> Result<Option<Named>, Error> {
+        let ns = parameters.all("ns");
+        let asked = self.asked(self.endpoint.name().unwrap_or_default(), &ns);
         let Some(name) = self.endpoint.name() else {
             self.http.registry.check_host(&asked)?;
+            self.log_in().await?;
             return Ok(None);
         };
         let target = self.http.registry.resolve(&asked)?;
+        let identity = self.permit(name, &target).await?;
         Ok(Some(Named {
             target,
+            identity,
             name: name.to_owned(),
             parameters,
         }))
     }
 
+    fn parameters(&self) -> Parameters {
+        Parameters(path::parameters(
+            self.request.uri.query().unwrap_or_default(),
+        ))
+    }
+
+    /// What tells which registry's `name` is meant.
+    fn asked<'a>(&'a self, name: &'a str, ns: &'a [String]) -> Asked<'a> {
+        Asked {
+            name,
+            ns,
+            host: host_of(self.request),
+            server_name: self.connection.server_name.as_deref(),
+            tls: self.connection.tls,
+        }
+    }
+
+    /// An upload session by its id, which belongs to the name it was opened under: whoever goes on with it may push there.
+    fn session(&self, named: &Named, id: &str) -> Result<UploadId, Error> {
+        let id = id.parse().map_err(|_| Error::BlobUploadUnknown)?;
+        let opened_under = self.http.registry.upload_status(id)?.name;
+        match named.identity.may(Action::Push, &opened_under) {
+            true => Ok(id),
+            false => Err(Error::BlobUploadUnknown),
+        }
+    }
+
     fn wrong_method(&self) -> HttpResponse {
-        let message = format!(
-            "{} can't be done here, only {}",
-            self.request.method(),
-            self.endpoint.allow()
-        );
+        let message = format!("only {} can be done here", self.endpoint.allow());
         let mut response = error::refuse(
             StatusCode::METHOD_NOT_ALLOWED,
             ErrorCode::Unsupported,
@@ -300,9 +449,28 @@ impl Exchange<'_> {
 /// A request's repository, and the words it was named by.
 struct Named {
     target: Target,
+    /// Whoever sent the request, who may do to this repository what it says. What it does besides is judged by
+    /// `Identity::may`.
+    identity: Identity,
     /// As the client spelled it.
     name: String,
-    parameters: Vec<(String, String)>,
+    parameters: Parameters,
+}
+
+/// A query's parameters.
+struct Parameters(Vec<(String, String)>);
+
+impl Parameters {
+    /// The first one of that name.
+    fn one(&self, key: &str) -> Option<&str> {
+        let mut of_key = self.0.iter().filter(|(known, _)| known == key);
+        of_key.next().map(|(_, value)| value.as_str())
+    }
+
+    fn all(&self, key: &str) -> Vec<String> {
+        let of_key = self.0.iter().filter(|(known, _)| known == key);
+        of_key.map(|(_, value)| value.clone()).collect()
+    }
 }
 
 impl Named {
@@ -314,10 +482,7 @@ impl Named {
     }
 
     fn parameter(&self, key: &str) -> Option<&str> {
-        self.parameters
-            .iter()
-            .find(|(known, _)| known == key)
-            .map(|(_, value)| value.as_str())
+        self.parameters.one(key)
     }
 }
 
@@ -325,10 +490,6 @@ fn parse_digest(digest: &str) -> Result<Digest, Error> {
     digest
         .parse()
         .map_err(|error| Error::DigestInvalid(format!("{error}")))
-}
-
-fn parse_upload(id: &str) -> Result<UploadId, Error> {
-    id.parse().map_err(|_| Error::BlobUploadUnknown)
 }
 
 fn parse_reference(reference: &str) -> Result<Reference, Error> {
@@ -339,14 +500,29 @@ fn parse_reference(reference: &str) -> Result<Reference, Error> {
     })
 }
 
-/// What a log line calls a request. Nothing in it is secret: credentials travel in headers.
-fn name_of(request: &HttpRequest, connection: &Connection) -> String {
-    let peer = connection
-        .peer
-        .map_or_else(|| "?".to_owned(), |peer| peer.to_string());
-    let target = request
-        .uri()
-        .path_and_query()
-        .map_or("/", |target| target.as_str());
-    format!("{peer} {} {}", request.method(), target.escape_debug())
+/// The host that the request is for, as the client wrote it.
+fn host_of(request: &RequestHead) -> Option<&str> {
+    let authority = request.uri.authority();
+    let header = || request.headers().get(header::HOST)?.to_str().ok();
+    authority
+        .map(|authority| authority.as_str())
+        .or_else(header)
+}
+
+/// What a log line calls a request. Nothing in it is secret: credentials travel in headers and forms, and a query that is
+/// mistaken for a form is left out.
+fn name_of(request: &RequestHead, connection: &Connection) -> String {
+    let target = match request.uri.path_and_query() {
+        Some(target) if target.path() == auth::TOKEN_PATH => auth::TOKEN_PATH,
+        Some(target) => target.as_str(),
+        None => "/",
+    };
+    let peer = peer_of(connection);
+    format!("{peer} {} {}", request.method, target.escape_debug())
+}
+
+/// What a log line calls a client.
+fn peer_of(connection: &Connection) -> String {
+    let peer = connection.peer;
+    peer.map_or_else(|| "?".to_owned(), |peer| peer.to_string())
 }

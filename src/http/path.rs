@@ -17,6 +17,10 @@ pub(super) enum Endpoint<'a> {
     Upload { name: &'a str, id: &'a str },
     /// `/v2/<name>/tags/list` (end-8a, end-8b)
     Tags { name: &'a str },
+    /// `/v2/<name>/referrers/<digest>` (end-12a, end-12b)
+    Referrers { name: &'a str, digest: String },
+    /// `/v2/_catalog`
+    Catalog,
 }
 
 impl<'a> Endpoint<'a> {
@@ -28,6 +32,9 @@ impl<'a> Endpoint<'a> {
             return Some(Self::Base);
         }
         let rest = rest.strip_prefix('/')?;
+        if rest == "_catalog" {
+            return Some(Self::Catalog);
+        }
         if let Some(name) = rest.strip_suffix("/tags/list") {
             return Some(Self::Tags { name });
         }
@@ -47,6 +54,12 @@ impl<'a> Endpoint<'a> {
                 digest: decoded(last),
             });
         }
+        if let Some(name) = head.strip_suffix("/referrers") {
+            return Some(Self::Referrers {
+                name,
+                digest: decoded(last),
+            });
+        }
         let name = head.strip_suffix("/manifests")?;
         Some(Self::Manifest {
             name,
@@ -57,22 +70,24 @@ impl<'a> Endpoint<'a> {
     /// The spec's `<name>`, which `/v2/` has none of.
     pub(super) fn name(&self) -> Option<&'a str> {
         match self {
-            Self::Base => None,
+            Self::Base | Self::Catalog => None,
             Self::Blob { name, .. }
             | Self::Manifest { name, .. }
             | Self::Uploads { name }
             | Self::Upload { name, .. }
-            | Self::Tags { name } => Some(name),
+            | Self::Tags { name }
+            | Self::Referrers { name, .. } => Some(name),
         }
     }
 
     /// The methods it has, as `Allow` lists them.
     pub(super) fn allow(&self) -> &'static str {
         match self {
-            Self::Base | Self::Blob { .. } | Self::Tags { .. } => "GET, HEAD",
-            Self::Manifest { .. } => "GET, HEAD, PUT",
+            Self::Base | Self::Tags { .. } | Self::Referrers { .. } | Self::Catalog => "GET, HEAD",
+            Self::Blob { .. } => "GET, HEAD, DELETE",
+            Self::Manifest { .. } => "GET, HEAD, PUT, DELETE",
             Self::Uploads { .. } => "POST",
-            Self::Upload { .. } => "GET, PATCH, PUT, DELETE",
+            Self::Upload { .. } => "GET, HEAD, PATCH, PUT, DELETE",
         }
     }
 }
@@ -96,13 +111,25 @@ impl Links<'_> {
         self.link(&format!("manifests/{reference}"), &[])
     }
 
-    /// The page of `n` tags behind `last`.
-    pub(super) fn tags(&self, n: usize, last: &str) -> String {
-        self.link("tags/list", &[("n", &n.to_string()), ("last", last)])
+    /// The page of `n` entries behind `last`, of one artifact type if it is given.
+    pub(super) fn next(
+        &self,
+        rest: &str,
+        n: usize,
+        last: &str,
+        artifact_type: Option<&str>,
+    ) -> String {
+        let n = n.to_string();
+        let mut parameters = vec![("n", n.as_str()), ("last", last)];
+        parameters.extend(artifact_type.map(|artifact_type| ("artifactType", artifact_type)));
+        self.link(rest, &parameters)
     }
 
     fn link(&self, rest: &str, parameters: &[(&str, &str)]) -> String {
-        let mut link = format!("/v2/{}/{rest}", self.name);
+        let mut link = match self.name {
+            "" => format!("/v2/{rest}"),
+            name => format!("/v2/{name}/{rest}"),
+        };
         let ns = self.ns.map(|ns| ("ns", ns));
         for (at, (key, value)) in parameters.iter().copied().chain(ns).enumerate() {
             link.push(if at == 0 { '?' } else { '&' });
@@ -251,7 +278,7 @@ mod tests {
             ns: Some("reg.example:5555"),
         };
         assert_eq!(
-            links.tags(2, "v1"),
+            links.next("tags/list", 2, "v1", None),
             "/v2/acme/app/tags/list?n=2&last=v1&ns=reg.example%3A5555"
         );
         assert_eq!(

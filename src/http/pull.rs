@@ -9,7 +9,6 @@ use actix_web::{
     },
 };
 use futures_util::{StreamExt as _, stream};
-use serde_json::json;
 
 use super::{
     Exchange, Named,
@@ -96,7 +95,7 @@ impl Exchange<'_> {
         named: &Named,
         reference: &Reference,
     ) -> Result<HttpResponse, Error> {
-        let head = *self.request.method() == Method::HEAD;
+        let head = self.request.method == Method::HEAD;
         let want = if head { Want::Description } else { Want::Bytes };
         let manifest = self
             .http
@@ -128,47 +127,6 @@ impl Exchange<'_> {
                 .insert_header((CONTENT_DIGEST, digest.to_string()))
                 .finish(),
         )
-    }
-
-    pub(super) async fn list_tags(&self, named: &Named) -> Result<HttpResponse, Error> {
-        let limit = match named.parameter("n") {
-            None => None,
-            Some(n) => Some(
-                n.parse::<usize>()
-                    .map_err(|_| Error::Unsupported(format!("n={n:?} is no number of tags")))?,
-            ),
-        };
-        let list = self.http.registry.list_tags(&named.target).await?;
-        let behind = named.parameter("last").unwrap_or_default();
-        let mut tags: Vec<&str> = list
-            .tags
-            .iter()
-            .map(|tag| tag.as_str())
-            .filter(|tag| *tag > behind)
-            .collect();
-        let mut response = HttpResponse::Ok();
-        if let Some(limit) = limit
-            && tags.len() > limit
-        {
-            tags.truncate(limit);
-            // A page of none has no last one to go on behind.
-            if let Some(last) = tags.last() {
-                response.insert_header((
-                    header::LINK,
-                    format!("<{}>; rel=\"next\"", named.links().tags(limit, last)),
-                ));
-            }
-        }
-        if let Some(error) = &list.incomplete {
-            let warning = format!(
-                "299 - \"standin: only local tags: {}\"",
-                error.to_string().replace(['"', '\\'], "'")
-            );
-            if let Ok(warning) = HeaderValue::from_str(&warning) {
-                response.insert_header((header::WARNING, warning));
-            }
-        }
-        Ok(response.json(json!({ "name": named.name, "tags": tags })))
     }
 }
 

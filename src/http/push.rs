@@ -1,15 +1,21 @@
 //! Pushing on the wire: upload sessions and manifests.
 
-use actix_web::{HttpResponse, http::header, web};
+use actix_web::{HttpResponse, http::header};
 
-use super::{Exchange, Named, body, error, parse_digest};
+use super::{
+    Exchange, Named,
+    body::{self, Incoming},
+    error, parse_digest,
+};
 use crate::{
-    registry::{Error, FinishedUpload},
-    types::{Algorithm, ContentRange, Digest, Reference, UploadId, manifest::MANIFEST_LIMIT},
+    registry::{Error, FinishedUpload, ManifestPush},
+    types::{Algorithm, ContentRange, Digest, Reference, Tag, UploadId},
 };
 
 const UPLOAD_UUID: &str = "docker-upload-uuid";
 const CONTENT_DIGEST: &str = "docker-content-digest";
+const OCI_TAG: &str = "oci-tag";
+const OCI_SUBJECT: &str = "oci-subject";
 
 impl Exchange<'_> {
     /// POST: a session, or with `digest` the whole blob at once. A mount's parameters are answered with a session, as the
@@ -17,15 +23,18 @@ impl Exchange<'_> {
     pub(super) async fn start_upload(
         &self,
         named: &Named,
-        payload: web::Payload,
+        body: &Incoming,
     ) -> Result<HttpResponse, Error> {
         let registry = &self.http.registry;
         if let Some(digest) = named.parameter("digest") {
-            let (digest, body) = (parse_digest(digest)?, body::incoming(payload));
+            let digest = parse_digest(digest)?;
             let finished = registry
-                .push_blob(&named.target, &digest, self.content_length(), body)
+                .push_blob(&named.target, &digest, self.content_length(), body.stream())
                 .await?;
             return Ok(self.created(named, &finished));
+        }
+        if let Some(mounted) = self.mount_blob(named).await? {
+            return Ok(self.created(named, &mounted));
         }
         let algorithm = match named.parameter("digest-algorithm") {
             Some(algorithm) => algorithm
@@ -41,13 +50,13 @@ impl Exchange<'_> {
         &self,
         named: &Named,
         id: UploadId,
-        payload: web::Payload,
+        body: &Incoming,
     ) -> Result<HttpResponse, Error> {
         let (range, length) = (self.content_range(id)?, self.content_length());
         let offset = self
             .http
             .registry
-            .append_upload(id, range, length, body::incoming(payload))
+            .append_upload(id, range, length, body.stream())
             .await?;
         Ok(self.accepted(named, id, offset))
     }
@@ -56,7 +65,7 @@ impl Exchange<'_> {
         &self,
         named: &Named,
         id: UploadId,
-        payload: web::Payload,
+        body: &Incoming,
     ) -> Result<HttpResponse, Error> {
         let Some(digest) = named.parameter("digest") else {
             return Err(Error::DigestInvalid(
@@ -74,7 +83,7 @@ impl Exchange<'_> {
         let finished = self
             .http
             .registry
-            .finish_upload(id, &digest, range, length, body::incoming(payload))
+            .finish_upload(id, &digest, range, length, body.stream())
             .await?;
         Ok(self.created(named, &finished))
     }
@@ -97,31 +106,54 @@ impl Exchange<'_> {
         &self,
         named: &Named,
         reference: &Reference,
-        payload: web::Payload,
+        body: &Incoming,
     ) -> Result<HttpResponse, Error> {
-        let too_large = Error::ManifestTooLarge {
-            limit: MANIFEST_LIMIT,
+        let tags = match reference {
+            Reference::Digest(_) => named.parameters.all("tag"),
+            Reference::Tag(_) => Vec::new(),
         };
-        if self
-            .content_length()
-            .is_some_and(|length| length > MANIFEST_LIMIT as u64)
-        {
-            return Err(too_large);
-        }
-        let whole = body::whole(payload, MANIFEST_LIMIT).await;
+        let tags = tags
+            .iter()
+            .map(|tag| tag.parse())
+            .collect::<Result<Vec<Tag>, _>>();
+        let tags = tags.map_err(|error| Error::ManifestInvalid(format!("tag: {error}")))?;
+        self.check_manifest_length()?;
+        let limit = self.http.registry.limits().manifest;
+        let whole = body::whole(body.stream(), limit).await;
         let bytes = whole
             .map_err(|broken| Error::ManifestInvalid(format!("the manifest broke off: {broken}")))?
-            .ok_or(too_large)?;
+            .ok_or(Error::ManifestTooLarge { limit })?;
         let content_type = self.header(header::CONTENT_TYPE);
-        let pushed = self
-            .http
-            .registry
-            .push_manifest(&named.target, reference, content_type, bytes)
+        let push = ManifestPush {
+            reference,
+            tags: tags.clone(),
+            content_type,
+            body: bytes,
+        };
+        let registry = &self.http.registry;
+        let pushed = registry
+            .push_manifest(&named.target, push, &named.identity)
             .await?;
-        Ok(HttpResponse::Created()
+        let mut response = HttpResponse::Created();
+        response
             .insert_header((header::LOCATION, named.links().manifest(reference)))
-            .insert_header((CONTENT_DIGEST, pushed.digest.to_string()))
-            .finish())
+            .insert_header((CONTENT_DIGEST, pushed.digest.to_string()));
+        for tag in &tags {
+            response.append_header((OCI_TAG, tag.as_str()));
+        }
+        if let Some(subject) = &pushed.subject {
+            response.insert_header((OCI_SUBJECT, subject.to_string()));
+        }
+        Ok(response.finish())
+    }
+
+    pub(super) fn check_manifest_length(&self) -> Result<(), Error> {
+        let limit = self.http.registry.limits().manifest;
+        let length = self.content_length();
+        match length.is_none_or(|length| length <= limit as u64) {
+            true => Ok(()),
+            false => Err(Error::ManifestTooLarge { limit }),
+        }
     }
 
     fn accepted(&self, named: &Named, id: UploadId, offset: u64) -> HttpResponse {
@@ -145,7 +177,7 @@ impl Exchange<'_> {
     }
 
     /// The range a chunk claims. One that can't be read is refused as one that does not fit.
-    fn content_range(&self, id: UploadId) -> Result<Option<ContentRange>, Error> {
+    pub(super) fn content_range(&self, id: UploadId) -> Result<Option<ContentRange>, Error> {
         let Some(text) = self.header(header::CONTENT_RANGE) else {
             return Ok(None);
         };

@@ -69,17 +69,21 @@ impl Default for Limits {
 
 /// A server on `listeners`, which starts when it is awaited inside a tokio runtime, and ends by
 /// `Server::handle().stop(graceful)` only: signals are the caller's. `app` makes one HTTP service per worker and listener.
+/// `judge` sees a request whose client waits before it sends the body (`Expect: 100-continue`), and may refuse it then.
 ///
 /// A request's connection data hold its [`Connection`].
-pub fn server<F, S, B>(
+pub fn server<F, S, B, J, R>(
     listeners: Vec<std::net::TcpListener>,
     tls: Arc<Tls>,
     workers: usize,
     limits: Limits,
     app: F,
+    judge: J,
 ) -> io::Result<Server>
 where
     F: Fn() -> S + Send + Clone + 'static,
+    J: Fn(Request) -> R + Send + Clone + 'static,
+    R: Future<Output = Result<Request, Response<BoxBody>>> + 'static,
     S: ServiceFactory<Request, Config = ()> + 'static,
     S::Error: Into<Response<BoxBody>> + 'static,
     S::InitError: Debug,
@@ -99,24 +103,26 @@ where
     let drain = builder.graceful_shutdown_signal();
     for listener in listeners {
         let name = listener.local_addr()?.to_string();
-        let (tls, drain, app) = (tls.clone(), drain.clone(), app.clone());
+        let (tls, drain) = (tls.clone(), drain.clone());
+        let (app, judge) = (app.clone(), judge.clone());
         builder = builder.listen(name, listener, move || {
             let front = Rc::new(Front {
                 tls: tls.clone(),
                 limits,
                 drain: drain.clone(),
             });
-            let app = app.clone();
-            fn_factory(move || serve(front.clone(), app()))
+            let (app, judge) = (app.clone(), judge.clone());
+            fn_factory(move || serve(front.clone(), app(), judge.clone()))
         })?;
     }
     Ok(builder.run())
 }
 
 /// What one worker does with the connections of one listener.
-async fn serve<S, B>(
+async fn serve<S, B, J, R>(
     front: Rc<Front>,
     app: S,
+    judge: J,
 ) -> Result<impl Service<TcpStream, Response = (), Error = ()>, ()>
 where
     S: ServiceFactory<Request, Config = ()> + 'static,
@@ -125,6 +131,8 @@ where
     S::Response: Into<Response<B>> + 'static,
     <S::Service as Service<Request>>::Future: 'static,
     B: MessageBody + 'static,
+    J: Fn(Request) -> R + Clone + 'static,
+    R: Future<Output = Result<Request, Response<BoxBody>>> + 'static,
 {
     let Limits {
         head,
@@ -147,6 +155,7 @@ where
         .on_connect_ext(|conn: &Conn, data| {
             data.insert(conn.connection.clone());
         })
+        .expect(fn_service(judge))
         .upgrade(fn_service(move |(request, framed)| {
             let front = upgraded.clone();
             async move {

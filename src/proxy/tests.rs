@@ -59,6 +59,11 @@ struct Running {
     _state: TempDir,
 }
 
+/// Lets every client send its body.
+async fn take(request: Request) -> Result<Request, Response<BoxBody>> {
+    Ok(request)
+}
+
 impl Running {
     fn start(limits: Limits) -> Self {
         Self::listen("127.0.0.1:0", limits)
@@ -85,7 +90,7 @@ impl Running {
             }
         };
         // One worker takes connections in the order they come.
-        let server = server(vec![listener], tls.clone(), 1, limits, app).unwrap();
+        let server = server(vec![listener], tls.clone(), 1, limits, app, take).unwrap();
         Self {
             address,
             tls,
@@ -537,6 +542,7 @@ fn a_server_needs_an_address() {
         1,
         Limits::default(),
         app,
+        take,
     );
     assert!(refused.err().unwrap().to_string().contains("no address"));
 }

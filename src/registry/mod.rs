@@ -5,10 +5,14 @@
 //! - A source that is not configured, or kept local by a pattern, is never asked, and what was cached from it is not
 //!   served.
 
+pub mod access;
+mod discovery;
+mod mount;
 mod needs;
 mod owed;
 mod pull;
 mod push;
+mod removal;
 mod seed;
 mod source;
 
@@ -23,12 +27,16 @@ use tokio::runtime::Handle;
 use crate::{
     cache::{self, Cache, UpstreamError},
     storage::{self, Store},
-    types::{CanonicalName, Digest, Pattern},
+    types::{
+        CanonicalName, Digest, Pattern, digest::shown, manifest::MANIFEST_LIMIT, name::NAME_LIMIT,
+    },
 };
 
+use access::{NotSigned, Refusal};
+
 pub use crate::cache::{Body, Cause, PulledManifest, Want};
-pub use pull::TagList;
-pub use push::{FinishedUpload, PushedManifest};
+pub use discovery::{Page, View};
+pub use push::{FinishedUpload, ManifestPush, PushedManifest};
 pub use seed::{SeedError, Seeded};
 pub use source::{Asked, OwnNames, Rule, Sources, Target};
 
@@ -42,6 +50,33 @@ pub struct Rules {
     pub local_only: Vec<Pattern>,
     /// Names that local content must not hide.
     pub no_shadow: Vec<Pattern>,
+    /// Manifests are taken whose content is missing.
+    pub allow_sparse: bool,
+    pub limits: Limits,
+}
+
+/// How much clients may take up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a manifest.
+    pub manifest: usize,
+    /// Characters of a name, as the client spells it. `RepositoryName` has a limit of its own, so this one can only be lower.
+    pub name: usize,
+    /// Upload sessions open at once.
+    pub uploads: usize,
+    /// How long a session stays that no request touches.
+    pub upload_lifetime: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            manifest: MANIFEST_LIMIT,
+            name: NAME_LIMIT,
+            uploads: 1000,
+            upload_lifetime: Duration::from_secs(60 * 60),
+        }
+    }
 }
 
 /// The registry. Cheap to clone.
@@ -57,6 +92,8 @@ struct Parts {
     owed: owed::Throttle,
     /// Names whose first shadow hit was logged.
     shadowed: Mutex<HashSet<CanonicalName>>,
+    /// The catalog as it was last shown, and the one it was made from.
+    views: Mutex<discovery::Views>,
 }
 
 impl Registry {
@@ -69,12 +106,25 @@ impl Registry {
             runtime,
             owed: owed::Throttle::default(),
             shadowed: Mutex::default(),
+            views: Mutex::default(),
         }))
     }
 
     /// The repository that the request means.
     pub fn resolve(&self, asked: &Asked<'_>) -> Result<Target, Error> {
+        let longest = self.limits().name;
+        if asked.name.len() > longest {
+            return Err(Error::NameInvalid(format!(
+                "{} is longer than {longest} characters, the most that --max-name-length allows",
+                shown(asked.name)
+            )));
+        }
         self.0.rules.sources.resolve(asked)
+    }
+
+    /// Which repositories a client sees that came this way.
+    pub fn view(&self, asked: &Asked<'_>) -> Result<View, Error> {
+        self.0.rules.sources.view(asked)
     }
 
     /// Whether the request was meant for the host that it came to, for requests that name no repository.
@@ -82,15 +132,16 @@ impl Registry {
         self.0.rules.sources.check_host(asked)
     }
 
-    /// Frees upload sessions that no request has touched for `lifetime`.
-    pub async fn expire_uploads(&self, lifetime: Duration) {
-        let registry = self.clone();
+    pub fn limits(&self) -> &Limits {
+        &self.0.rules.limits
+    }
+
+    /// Frees upload sessions that have outlived their lifetime.
+    pub async fn expire_uploads(&self) {
+        let (registry, lifetime) = (self.clone(), self.limits().upload_lifetime);
         let expired = storage::blocking(move || registry.0.store.expire_uploads(lifetime)).await;
         if expired > 0 {
-            log::info!(
-                "{expired} uploads that no client went on with for {} minutes were freed",
-                lifetime.as_secs() / 60
-            );
+            log::info!("{expired} uploads that no client went on with for {lifetime:?} were freed");
         }
     }
 
@@ -147,7 +198,7 @@ pub enum Error {
     #[error("{0}")]
     BlobUploadInvalid(String),
     #[error(
-        "no such upload session: it was finished, refused or cancelled, not used for an hour, or standin was restarted; start the upload anew"
+        "no such upload session: it was finished, refused or cancelled, left alone for longer than --upload-lifetime allows, or standin was restarted; start the upload anew"
     )]
     BlobUploadUnknown,
     #[error("{0}")]
@@ -157,11 +208,14 @@ pub enum Error {
         missing: Vec<Digest>,
         unasked: Option<UpstreamError>,
     },
+    /// Content that a manifest needs is not deleted.
+    #[error("{0}")]
+    InUse(String),
     #[error("{0}")]
     ManifestInvalid(String),
     #[error("{0}")]
     ManifestUnknown(String),
-    #[error("the manifest is larger than {limit} bytes")]
+    #[error("the manifest is larger than {limit} bytes, the most that --max-manifest-size allows")]
     ManifestTooLarge { limit: usize },
     #[error("{0}")]
     NameInvalid(String),
@@ -172,8 +226,18 @@ pub enum Error {
     /// A chunk that does not go on where the session stands.
     #[error("the upload stands at {offset}: {why}")]
     RangeInvalid { offset: u64, why: String },
+    /// Whoever sent the request may not do this, or has not shown who they are.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The request for a token is none.
+    #[error("{0}")]
+    TokenRequest(String),
     #[error("the TLS handshake was for {server_name}, and the request is for {host}")]
     Misdirected { server_name: String, host: String },
+    #[error(
+        "{limit} uploads are open, the most that --max-uploads allows: try again when one is finished, or cancel one"
+    )]
+    TooManyUploads { limit: usize },
     #[error("{0}")]
     Unsupported(String),
     /// The data directory takes no more.
@@ -183,6 +247,8 @@ pub enum Error {
     Upstream(#[from] UpstreamFailure),
     #[error(transparent)]
     Storage(Arc<storage::Error>),
+    #[error(transparent)]
+    NotSigned(#[from] NotSigned),
     #[error("content in the data directory can't be read: {0}")]
     Read(Arc<std::io::Error>),
 }

@@ -5,21 +5,21 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
-use super::{Error, Registry, Rule, UpstreamError, Wanted, unavailable};
+use super::{Error, Registry, Rule, UpstreamError, Wanted, access::Identity, unavailable};
 use crate::{
     cache::{self, HEADER_BUDGET},
     storage::{Owed, blocking},
-    types::{
-        CanonicalName, Descriptor, Digest, Manifest, Namespace, Role, manifest::MANIFEST_LIMIT,
-    },
+    types::{CanonicalName, Descriptor, Digest, Manifest, Namespace, Role},
 };
 
 impl Registry {
-    /// Looks for everything that is named, and for what the children among it name.
+    /// Looks for everything that is named, and for what the children among it name. What only other repositories hold is
+    /// taken for `pusher` if they may read one of those; without a pusher the name's upstream vouches for it.
     pub(super) async fn needs(
         &self,
         name: &CanonicalName,
         references: &[Descriptor],
+        pusher: Option<&Identity>,
     ) -> Result<Needs, Error> {
         let mut needs = Needs::default();
         let mut seen: HashSet<Digest> = HashSet::new();
@@ -31,10 +31,11 @@ impl Registry {
             });
             let (registry, canonical, wanted) =
                 (self.clone(), name.clone(), std::mem::take(&mut queue));
+            let pusher = pusher.cloned();
             let looked = blocking(move || {
                 wanted
                     .into_iter()
-                    .map(|wanted| registry.look(&canonical, wanted))
+                    .map(|wanted| registry.look(&canonical, wanted, pusher.as_ref()))
                     .collect::<Result<Vec<_>, Error>>()
             });
             for found in looked.await? {
@@ -61,11 +62,22 @@ impl Registry {
     }
 
     /// Blocks.
-    fn look(&self, name: &CanonicalName, wanted: Descriptor) -> Result<Look, Error> {
+    fn look(
+        &self,
+        name: &CanonicalName,
+        wanted: Descriptor,
+        pusher: Option<&Identity>,
+    ) -> Result<Look, Error> {
         let store = &self.0.store;
         let Some(content) = store.content(&wanted.digest)? else {
             return Ok(Look::Absent(wanted));
         };
+        if let Some(pusher) = pusher
+            && !self.is_member(name, &wanted.digest)?
+            && !self.is_readable(&wanted.digest, pusher)?
+        {
+            return Ok(Look::Absent(wanted));
+        }
         check_size(&wanted, content.size())?;
         if wanted.role != Role::Manifest
             || store
@@ -74,9 +86,10 @@ impl Registry {
         {
             return Ok(Look::Held);
         }
-        if content.size() > MANIFEST_LIMIT as u64 {
+        let limit = self.limits().manifest;
+        if content.size() > limit as u64 {
             return Err(Error::ManifestInvalid(format!(
-                "it names {} as a manifest, which has {} bytes, and a manifest has {MANIFEST_LIMIT} at most",
+                "it names {} as a manifest, which has {} bytes, and a manifest has {limit} at most",
                 wanted.digest,
                 content.size()
             )));

@@ -101,7 +101,7 @@ impl Registry {
             return Ok(false);
         };
         let manifest = Manifest::pulled(&bytes, Some(found.entry.media_type.as_str()));
-        let needs = self.needs(&owed.name, &manifest.references).await?;
+        let needs = self.needs(&owed.name, &manifest.references, None).await?;
         self.keep(
             &owed.name,
             Held {
@@ -109,7 +109,7 @@ impl Registry {
                 bytes,
                 manifest,
             },
-            None,
+            Vec::new(),
             needs,
         )
         .await?;

@@ -4,19 +4,9 @@ use bytes::Bytes;
 
 use super::{Body, Error, PulledManifest, Registry, Target, Want, Wanted, unavailable};
 use crate::{
-    cache::UpstreamError,
     storage::{Content, Member, Membership, Reason, blocking},
-    types::{CanonicalName, Digest, Namespace, Reference, Tag},
+    types::{CanonicalName, Digest, Namespace, Reference},
 };
-
-/// A repository's tags.
-#[derive(Debug)]
-pub struct TagList {
-    /// In byte order.
-    pub tags: Vec<Tag>,
-    /// Why the source's tags are missing from it.
-    pub incomplete: Option<UpstreamError>,
-}
 
 impl Registry {
     /// A manifest by tag or digest (end-3).
@@ -126,8 +116,9 @@ impl Registry {
         match held.source {
             Some(source) if source.named && self.may_ask(&target.name) => Ok(source.member.size),
             _ => Err(Error::BlobUnknown(format!(
-                "{} has no blob {digest} here",
-                target.name
+                "{} has no blob {digest}{}",
+                target.name,
+                self.why_not_asked(&target.name)
             ))),
         }
     }
@@ -156,6 +147,17 @@ impl Registry {
             .map(|membership| membership.member);
         match (held.content, member) {
             (Some(content), Some(_)) => Ok(Body::stored(content)),
+            (
+                None,
+                Some(Member {
+                    size,
+                    source: Some(source),
+                    ..
+                }),
+            ) if self.may_ask(&source) => {
+                let body = self.0.cache.blob(&source, digest, Some(size)).await;
+                body.map_err(failed)?.ok_or_else(unknown)
+            }
             _ if !self.may_ask(name) => Err(unknown()),
             (Some(content), None) => {
                 // Its bytes came by another name; whether this one may serve them is for its source to say.
@@ -168,6 +170,7 @@ impl Registry {
                 let member = Member {
                     size: content.size(),
                     media_type: None,
+                    source: None,
                 };
                 let (registry, name, digest) = (self.clone(), name.clone(), digest.clone());
                 let remembered = blocking(move || {
@@ -214,62 +217,8 @@ impl Registry {
         .await
     }
 
-    /// The union of what was pushed here and what the source has (end-8).
-    pub async fn list_tags(&self, target: &Target) -> Result<TagList, Error> {
-        let name = &target.name;
-        let (mut tags, mut known, cached) = {
-            let (registry, name) = (self.clone(), name.clone());
-            blocking(move || {
-                let store = &registry.0.store;
-                let cached = match registry.has_source(&name) {
-                    true => store.tags(Namespace::Upstream, &name)?,
-                    false => Vec::new(),
-                };
-                let known = store.is_known(Namespace::Local, &name)?;
-                Ok::<_, Error>((store.tags(Namespace::Local, &name)?, known, cached))
-            })
-            .await?
-        };
-        let mut incomplete = None;
-        if self.may_ask(name) {
-            match self.0.cache.list_tags(name).await {
-                Ok(Some(upstream)) => {
-                    tags.extend(upstream);
-                    known = true;
-                }
-                Ok(None) => {}
-                // What was heard of before the outage can still be pulled, or will be again.
-                Err(crate::cache::Error::Upstream(error)) if known || !cached.is_empty() => {
-                    incomplete = Some(error);
-                    known = true;
-                    tags.extend(cached);
-                }
-                Err(error) => {
-                    return Err(unavailable(
-                        target.rule,
-                        format!("{name}, the list of its tags,"),
-                        Wanted::Repository,
-                        error,
-                    ));
-                }
-            }
-        } else {
-            known |= !cached.is_empty();
-            tags.extend(cached);
-        }
-        if !known {
-            return Err(Error::NameUnknown(format!(
-                "there is no repository {name}{}",
-                self.why_not_asked(name)
-            )));
-        }
-        tags.sort_unstable();
-        tags.dedup();
-        Ok(TagList { tags, incomplete })
-    }
-
     /// For messages of absence: that the source was not asked, and why.
-    fn why_not_asked(&self, name: &CanonicalName) -> String {
+    pub(super) fn why_not_asked(&self, name: &CanonicalName) -> String {
         let source = name.source();
         if !self.0.cache.is_configured(source) {
             return format!(

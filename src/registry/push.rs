@@ -1,12 +1,13 @@
 //! Pushing: upload sessions and manifests. Everything goes to `_local` and nowhere else.
 
-use std::fmt::Display;
+use std::{collections::HashSet, fmt::Display};
 
 use bytes::Bytes;
 use futures_util::Stream;
 
 use super::{
     Error, Registry, Target,
+    access::Identity,
     needs::{Held, Needs},
 };
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
     },
     types::{
         Algorithm, CanonicalName, ContentRange, Digest, Manifest, Namespace, Reference, Tag,
-        UploadId, manifest::MANIFEST_LIMIT,
+        UploadId,
     },
 };
 
@@ -28,10 +29,22 @@ pub struct FinishedUpload {
     pub digest: Digest,
 }
 
+/// A manifest on its way in.
+#[derive(Clone, Debug)]
+pub struct ManifestPush<'a> {
+    pub reference: &'a Reference,
+    /// Further tags for it.
+    pub tags: Vec<Tag>,
+    pub content_type: Option<&'a str>,
+    pub body: Bytes,
+}
+
 /// A manifest that was acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PushedManifest {
     pub digest: Digest,
+    /// The manifest that it is about.
+    pub subject: Option<Digest>,
 }
 
 impl Registry {
@@ -42,7 +55,10 @@ impl Registry {
         algorithm: Algorithm,
     ) -> Result<UploadId, Error> {
         let (registry, name) = (self.clone(), target.name.clone());
-        Ok(blocking(move || registry.0.store.start_upload(name, algorithm)).await?)
+        let most = self.limits().uploads;
+        blocking(move || registry.0.store.start_upload(name, algorithm, most))
+            .await?
+            .ok_or(Error::TooManyUploads { limit: most })
     }
 
     /// Where a session stands (end-13).
@@ -51,6 +67,15 @@ impl Registry {
             .store
             .upload_status(id)
             .ok_or(Error::BlobUploadUnknown)
+    }
+
+    /// Whether a chunk of that range can go on where the session stands.
+    pub fn check_chunk(&self, id: UploadId, range: Option<ContentRange>) -> Result<(), Error> {
+        let offset = self.upload_status(id)?.offset;
+        match range {
+            Some(range) if range.start() != offset => Err(out_of_order(offset, range)),
+            _ => Ok(()),
+        }
     }
 
     /// Forgets a session and its bytes (end-14).
@@ -154,6 +179,7 @@ impl Registry {
             let member = Member {
                 size,
                 media_type: None,
+                source: None,
             };
             store.add_member(Namespace::Local, &name, &digest, &Reason::Pushed, &member)?;
             log::debug!("{name}: blob {digest} pushed, {size} bytes");
@@ -189,10 +215,7 @@ impl Registry {
         let start = chunk.offset();
         if let Some(range) = range {
             if range.start() != start {
-                return Err(Error::RangeInvalid {
-                    offset: start,
-                    why: format!("a chunk can't begin at {}", range.start()),
-                });
+                return Err(out_of_order(start, range));
             }
             if length.is_some_and(|length| length != range.length()) {
                 return Err(Error::SizeInvalid(
@@ -245,19 +268,24 @@ impl Registry {
         .await
     }
 
-    /// A manifest under a tag or its digest (end-7). What it names must be here, or be had from the name's source.
+    /// A manifest under a tag or its digest, and under further tags (end-7a, end-7b). What it names must be here, as far
+    /// as `pusher` may read it, or be had from the name's source.
     pub async fn push_manifest(
         &self,
         target: &Target,
-        reference: &Reference,
-        content_type: Option<&str>,
-        body: Bytes,
+        pushed: ManifestPush<'_>,
+        pusher: &Identity,
     ) -> Result<PushedManifest, Error> {
         let name = &target.name;
-        if body.len() > MANIFEST_LIMIT {
-            return Err(Error::ManifestTooLarge {
-                limit: MANIFEST_LIMIT,
-            });
+        let ManifestPush {
+            reference,
+            mut tags,
+            content_type,
+            body,
+        } = pushed;
+        let limit = self.limits().manifest;
+        if body.len() > limit {
+            return Err(Error::ManifestTooLarge { limit });
         }
         let manifest = Manifest::pushed(&body, content_type)
             .map_err(|error| Error::ManifestInvalid(format!("{name}, {reference}: {error}")))?;
@@ -273,24 +301,30 @@ impl Registry {
                 found
             }
         };
-        let needs = self.needs(name, &manifest.references).await?;
-        if !needs.missing.is_empty() {
+        let needs = self.needs(name, &manifest.references, Some(pusher)).await?;
+        if !needs.missing.is_empty() && !self.0.rules.allow_sparse {
             return Err(Error::ManifestBlobUnknown {
                 missing: needs.missing,
                 unasked: needs.unasked,
             });
         }
         let owed = needs.owed.len();
-        let tag = match reference {
-            Reference::Tag(tag) => Some(tag.clone()),
-            Reference::Digest(_) => None,
-        };
+        if let Reference::Tag(tag) = reference {
+            tags.push(tag.clone());
+        }
+        let subject = manifest.subject.clone();
+        // A digest that is merely named opens nothing: what is missing for this pusher is no member until it is pushed here.
+        let withheld: HashSet<Digest> = needs.missing.iter().cloned().collect();
+        let mut manifest = manifest;
+        manifest
+            .references
+            .retain(|reference| !withheld.contains(&reference.digest));
         let held = Held {
             digest: digest.clone(),
             bytes: body,
             manifest,
         };
-        self.keep(name, held, tag, needs).await?;
+        self.keep(name, held, tags, needs).await?;
         match owed {
             0 => log::info!("{name}: {reference} pushed, {digest}"),
             owed => log::info!(
@@ -298,7 +332,7 @@ impl Registry {
                 name.source()
             ),
         }
-        Ok(PushedManifest { digest })
+        Ok(PushedManifest { digest, subject })
     }
 
     /// Stores a manifest whose needs are met, and begins to fetch what is owed to it.
@@ -306,7 +340,7 @@ impl Registry {
         &self,
         name: &CanonicalName,
         held: Held,
-        tag: Option<Tag>,
+        tags: Vec<Tag>,
         needs: Needs,
     ) -> Result<(), Error> {
         let (registry, name) = (self.clone(), name.clone());
@@ -325,9 +359,9 @@ impl Registry {
             {
                 store.put_manifest(Namespace::Local, &name, digest, bytes, manifest)?;
             }
-            if let Some(tag) = tag {
+            for tag in tags {
                 let entry = TagEntry {
-                    digest: held.digest,
+                    digest: held.digest.clone(),
                     manifest: None,
                     checked: None,
                 };
@@ -339,6 +373,13 @@ impl Registry {
             self.fetch_owed(id, owed);
         }
         Ok(())
+    }
+}
+
+fn out_of_order(offset: u64, range: ContentRange) -> Error {
+    Error::RangeInvalid {
+        offset,
+        why: format!("a chunk can't begin at {}", range.start()),
     }
 }
 

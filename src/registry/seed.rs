@@ -12,8 +12,7 @@ use super::{Asked, Registry};
 use crate::{
     storage::{Member, Reason, TagEntry},
     types::{
-        CanonicalName, Descriptor, Digest, Manifest, Namespace, RepositoryName, Role, Tag,
-        manifest::{self, MANIFEST_LIMIT},
+        CanonicalName, Descriptor, Digest, Manifest, Namespace, RepositoryName, Role, Tag, manifest,
     },
 };
 use bytes::Bytes;
@@ -116,7 +115,7 @@ impl Registry {
         if depth > DEEPEST {
             return Err(failed("indexes are nested too deeply".to_owned()));
         }
-        let bytes = layout.read(&path, MANIFEST_LIMIT)?;
+        let bytes = layout.read(&path, self.limits().manifest)?;
         let found = Digest::of(digest.algorithm(), &bytes);
         if found != *digest {
             return Err(failed(format!(
@@ -196,6 +195,7 @@ impl Registry {
         let member = Member {
             size: blob.size,
             media_type: None,
+            source: None,
         };
         store
             .add_member(
@@ -208,6 +208,9 @@ impl Registry {
             .map_err(stored)
     }
 }
+
+/// Bytes of a layout's own files, at most.
+const INDEX_LIMIT: usize = 4 << 20;
 
 /// An OCI layout on disk. Everything in it is untrusted: paths are made from parsed digests only.
 struct Layout<'a> {
@@ -229,7 +232,7 @@ struct ImageName {
 
 impl Layout<'_> {
     fn index(&self) -> Result<Vec<Entry>, SeedError> {
-        let version = self.read("oci-layout", MANIFEST_LIMIT)?;
+        let version = self.read("oci-layout", INDEX_LIMIT)?;
         let version: Result<serde_json::Value, _> = serde_json::from_slice(&version);
         if !version.is_ok_and(|version| {
             version
@@ -241,7 +244,7 @@ impl Layout<'_> {
                 "it is no OCI layout's version file".to_owned(),
             ));
         }
-        let bytes = self.read("index.json", MANIFEST_LIMIT)?;
+        let bytes = self.read("index.json", INDEX_LIMIT)?;
         let entries = manifest::layout_index(&bytes)
             .map_err(|error| self.error("index.json", error.to_string()))?;
         let named = |entry: manifest::LayoutEntry| {

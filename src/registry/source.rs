@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::Error;
+use super::{Error, View};
 use crate::types::{CanonicalName, RegistryHost, RepositoryName};
 
 /// The parts of a request that tell which registry it means.
@@ -73,33 +73,23 @@ impl Sources {
             .and_then(|host| Authority::parse(host, asked.tls))
             .map(|host| host.port);
 
-        if let Some(ns) = asked.ns.first() {
-            if asked.ns.iter().any(|other| other != ns) {
-                return Err(Error::NameInvalid(
-                    "the request has two different ns parameters".to_owned(),
-                ));
-            }
-            let source: RegistryHost = ns
-                .parse()
-                .map_err(|error| Error::NameInvalid(format!("ns: {error}")))?;
-            if !self.is_us(&source, request_port) {
-                let name = match name.split_first() {
-                    Some((first, rest))
-                        if RegistryHost::from_component(first).as_ref() == Some(&source) =>
-                    {
-                        rest
-                    }
-                    _ => name,
-                };
-                let name = CanonicalName::new(source, name);
-                return Ok(Target {
-                    name,
-                    rule: Rule::Parameter,
-                    ns: Some(ns.clone()),
-                });
-            }
-        }
         let ns = asked.ns.first().cloned();
+        if let Some(source) = self.parameter(asked, request_port)? {
+            let name = match name.split_first() {
+                Some((first, rest))
+                    if RegistryHost::from_component(first).as_ref() == Some(&source) =>
+                {
+                    rest
+                }
+                _ => name,
+            };
+            let name = CanonicalName::new(source, name);
+            return Ok(Target {
+                name,
+                rule: Rule::Parameter,
+                ns,
+            });
+        }
         if let Some(source) = self.believed(asked, request_port) {
             return Ok(Target {
                 name: CanonicalName::new(source, name),
@@ -122,6 +112,40 @@ impl Sources {
             rule: Rule::Default,
             ns,
         })
+    }
+
+    /// Which repositories a client sees that came this way.
+    pub(super) fn view(&self, asked: &Asked<'_>) -> Result<View, Error> {
+        self.check_host(asked)?;
+        let request_port = asked
+            .host
+            .and_then(|host| Authority::parse(host, asked.tls))
+            .map(|host| host.port);
+        if let Some(source) = self.parameter(asked, request_port)? {
+            return Ok(View::Source(source));
+        }
+        Ok(self
+            .believed(asked, request_port)
+            .map_or(View::Everything, View::Source))
+    }
+
+    /// The registry that `ns` names, unless that is us.
+    fn parameter(
+        &self,
+        asked: &Asked<'_>,
+        request_port: Option<u16>,
+    ) -> Result<Option<RegistryHost>, Error> {
+        let Some(ns) = asked.ns.first() else {
+            return Ok(None);
+        };
+        if asked.ns.iter().any(|other| other != ns) {
+            let why = "the request has two different ns parameters";
+            return Err(Error::NameInvalid(why.to_owned()));
+        }
+        let source: RegistryHost = ns
+            .parse()
+            .map_err(|error| Error::NameInvalid(format!("ns: {error}")))?;
+        Ok((!self.is_us(&source, request_port)).then_some(source))
     }
 
     /// The configured registry that the client believes it talks to.

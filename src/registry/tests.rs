@@ -8,7 +8,10 @@ use futures_util::stream;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
-use super::*;
+use super::{
+    access::{Access, Credentials, Identity, Visitor},
+    *,
+};
 use crate::{
     cache::testing::{FakeUpstream, Reply, cache, registries},
     storage::testing::{faulty_store, staged, visible},
@@ -37,6 +40,8 @@ impl Fixture {
             offline: false,
             local_only: Vec::new(),
             no_shadow: Vec::new(),
+            allow_sparse: false,
+            limits: Limits::default(),
         };
         Self {
             registry: Registry::new(store, cache, rules, Handle::current()),
@@ -57,10 +62,22 @@ impl Fixture {
     async fn push_manifest(&self, body: String) -> Result<PushedManifest, Error> {
         let (app, reference) = (app(), Reference::Tag(v1()));
         let registry = &self.registry;
-        registry
-            .push_manifest(&app, &reference, None, body.into())
-            .await
+        let push = ManifestPush {
+            reference: &reference,
+            tags: Vec::new(),
+            content_type: None,
+            body: body.into(),
+        };
+        registry.push_manifest(&app, push, &anyone().await).await
     }
+}
+
+async fn anyone() -> Identity {
+    let visitor = Visitor {
+        credentials: Credentials::None,
+        on_loopback: true,
+    };
+    Access::of_anyone().unwrap().reader(visitor).await.unwrap()
 }
 
 fn app() -> Target {

@@ -6,6 +6,7 @@
 //!       /blobs/<alg>/<2 hex>/<hex>                      content, immutable, stored once
 //!       /uploads/<uuid>                                one private place per upload session, fill or record being written
 //!       /owed/<uuid>                                   content accepted on an upstream's word, still to be fetched
+//!       /holders/<alg>-<hex>/<hash of a name>          a repository that may serve the content
 //!       /namespaces/_local/<source>/<repository>/…     what was pushed or seeded here, under its canonical name
 //!       /namespaces/<source>/<repository>/…            what was pulled through
 //!
@@ -14,6 +15,7 @@
 //!                                /<alg>-<hex>          member: the manifest of this digest names it
 //!             /_manifests/<alg>-<hex>                  a manifest held here: its type and size
 //!             /_tags/<tag>                             the digest a tag names
+//!             /_referrers/<alg>-<hex>/<alg>-<hex>      a manifest that is about another one
 //! ```
 //!
 //! Components of ours begin with `_`, which no component of a repository name can. A port is spelled `HOST_PORT`.
@@ -142,6 +144,42 @@ pub(super) fn tag(namespace: Namespace, name: &CanonicalName, tag: &Tag) -> Key 
     Key(format!("{}/_tags/{tag}", repository(namespace, name)))
 }
 
+pub(super) fn referrers(namespace: Namespace, name: &CanonicalName, subject: &Digest) -> Key {
+    Key(format!(
+        "{}/_referrers/{}",
+        repository(namespace, name),
+        digest_component(subject)
+    ))
+}
+
+pub(super) fn referrer(
+    namespace: Namespace,
+    name: &CanonicalName,
+    subject: &Digest,
+    manifest: &Digest,
+) -> Key {
+    let referrers = referrers(namespace, name, subject);
+    Key(format!("{referrers}/{}", digest_component(manifest)))
+}
+
+pub(super) fn holders(digest: &Digest) -> Key {
+    Key(format!("holders/{}", digest_component(digest)))
+}
+
+/// `id` is a hash of ours, as it stands in a listing.
+pub(super) fn holder(digest: &Digest, id: &str) -> Key {
+    Key(format!("{}/{id}", holders(digest)))
+}
+
+pub(super) fn local() -> Key {
+    Key("namespaces/_local".to_owned())
+}
+
+/// `path` is made of names that a listing gave.
+pub(super) fn below_local(path: &str) -> Key {
+    Key(format!("namespaces/_local/{path}"))
+}
+
 fn repository(namespace: Namespace, name: &CanonicalName) -> String {
     match namespace {
         Namespace::Local => format!("namespaces/_local/{name}"),
@@ -154,7 +192,7 @@ fn digest_component(digest: &Digest) -> String {
     format!("{}-{}", digest.algorithm(), digest.hex())
 }
 
-fn parse_digest(component: &str) -> Option<Digest> {
+pub(super) fn parse_digest(component: &str) -> Option<Digest> {
     let (algorithm, hex) = component.split_once('-')?;
     format!("{algorithm}:{hex}").parse().ok()
 }

@@ -9,10 +9,15 @@
 //!   not whole.
 
 mod backend;
+mod catalog;
 mod content;
+mod entries;
 mod fs;
 mod layout;
 mod receive;
+mod referrers;
+mod removal;
+mod tags;
 #[cfg(test)]
 pub(crate) mod testing;
 mod upload;
@@ -24,20 +29,20 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 
-use crate::types::{
-    Algorithm, CanonicalName, Digest, Manifest, MediaType, Namespace, Role, Tag, UploadId,
-};
+use crate::types::{Algorithm, CanonicalName, Digest, UploadId};
 use backend::Backend;
 use layout::Key;
 
+pub use catalog::Holder;
 pub use content::Content;
+pub use entries::{ManifestEntry, Member, Membership, Owed};
 pub use layout::Reason;
 pub use receive::{Batches, Interrupted, Received, Sink, receive};
-pub use upload::{
-    Chunk, NotTaken, StagedBytes, Staging, UPLOAD_LIFETIME, UploadStatus, VerifiedBlob,
-};
+pub use removal::BlobRemoval;
+pub use tags::TagEntry;
+pub use upload::{Chunk, NotTaken, StagedBytes, Staging, UploadStatus, VerifiedBlob};
 
 /// What an acknowledged write survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,57 +58,9 @@ pub enum Durability {
 pub struct Store {
     backend: Arc<dyn Backend>,
     sessions: Arc<upload::Sessions>,
+    listings: tags::Listings,
+    catalog: catalog::Catalog,
     _claim: Option<fs::Claim>,
-}
-
-/// A repository's right to serve content.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
-    /// In bytes, as whoever named it said.
-    pub size: u64,
-    #[serde(rename = "mediaType", skip_serializing_if = "Option::is_none", default)]
-    pub media_type: Option<MediaType>,
-}
-
-/// What is known of a member.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Membership {
-    pub member: Member,
-    /// A manifest held in the same repository names it.
-    pub named: bool,
-}
-
-/// A manifest that a repository holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ManifestEntry {
-    #[serde(rename = "mediaType")]
-    pub media_type: MediaType,
-    /// In bytes.
-    pub size: u64,
-}
-
-/// What a tag names.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TagEntry {
-    pub digest: Digest,
-    /// What the upstream said of the manifest, which need not be here.
-    #[serde(flatten, skip_serializing_if = "Option::is_none", default)]
-    pub manifest: Option<ManifestEntry>,
-    /// When the upstream last said so, in milliseconds since the epoch.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub checked: Option<u64>,
-}
-
-/// Content that a push named and only an upstream has: accepted, and still to be fetched.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owed {
-    /// The local repository that needs it, whose source has it.
-    pub name: CanonicalName,
-    pub digest: Digest,
-    /// In bytes.
-    pub size: u64,
-    /// A child of an index, so it is fetched as a manifest and brings content of its own.
-    pub manifest: bool,
 }
 
 impl Store {
@@ -115,6 +72,8 @@ impl Store {
         Ok(Self {
             backend,
             sessions: Arc::default(),
+            listings: tags::Listings::default(),
+            catalog: catalog::Catalog::default(),
             _claim: Some(claim),
         })
     }
@@ -124,6 +83,8 @@ impl Store {
         Self {
             backend,
             sessions: Arc::default(),
+            listings: tags::Listings::default(),
+            catalog: catalog::Catalog::default(),
             _claim: None,
         }
     }
@@ -181,13 +142,14 @@ impl Store {
 
     // Upload sessions.
 
-    /// Opens a session under `name`.
+    /// Opens a session under `name`; `None` where `most` are open.
     pub fn start_upload(
         &self,
         name: CanonicalName,
         algorithm: Algorithm,
-    ) -> Result<UploadId, Error> {
-        Ok(self.sessions.insert(name, self.stage(algorithm)?))
+        most: usize,
+    ) -> Result<Option<UploadId>, Error> {
+        Ok(self.sessions.insert(name, self.stage(algorithm)?, most))
     }
 
     /// A session of one request, which nobody else can name: dropped unfinished, it is gone with its bytes.
@@ -212,173 +174,6 @@ impl Store {
     /// Frees sessions that no request has touched for `lifetime`, and tells how many.
     pub fn expire_uploads(&self, lifetime: Duration) -> usize {
         self.sessions.expire(lifetime)
-    }
-
-    // Members.
-
-    /// Whether the repository may serve `digest`, and what is known of it. Its bytes may be here or not.
-    pub fn membership(
-        &self,
-        namespace: Namespace,
-        name: &CanonicalName,
-        digest: &Digest,
-    ) -> Result<Option<Membership>, Error> {
-        let reasons = self.list(&layout::member_reasons(namespace, name, digest))?;
-        let reasons: Vec<Reason> = reasons
-            .iter()
-            .filter_map(|reason| Reason::parse(reason))
-            .collect();
-        let named = reasons
-            .iter()
-            .any(|reason| matches!(reason, Reason::Named(_)));
-        for reason in &reasons {
-            // One that was deleted a moment ago does not count.
-            if let Some(member) = self.entry(&layout::member(namespace, name, digest, reason))? {
-                return Ok(Some(Membership { member, named }));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Lets the repository serve `digest` for `reason`.
-    pub fn add_member(
-        &self,
-        namespace: Namespace,
-        name: &CanonicalName,
-        digest: &Digest,
-        reason: &Reason,
-        member: &Member,
-    ) -> Result<(), Error> {
-        self.keep_entry(&layout::member(namespace, name, digest, reason), member)
-    }
-
-    /// Whether the repository holds anything at all.
-    pub fn is_known(&self, namespace: Namespace, name: &CanonicalName) -> Result<bool, Error> {
-        Ok(!self.list(&layout::manifests(namespace, name))?.is_empty()
-            || !self.list(&layout::members(namespace, name))?.is_empty())
-    }
-
-    // Manifests and tags.
-
-    pub fn manifest(
-        &self,
-        namespace: Namespace,
-        name: &CanonicalName,
-        digest: &Digest,
-    ) -> Result<Option<ManifestEntry>, Error> {
-        self.entry(&layout::manifest(namespace, name, digest))
-    }
-
-    /// Stores the manifest and makes what it names members of the repository; it can be pulled once this returns, and
-    /// not before everything else is there.
-    pub fn put_manifest(
-        &self,
-        namespace: Namespace,
-        name: &CanonicalName,
-        digest: &Digest,
-        bytes: &[u8],
-        manifest: &Manifest,
-    ) -> Result<(), Error> {
-        self.put(digest, bytes)?;
-        let reason = Reason::Named(digest.clone());
-        for reference in manifest
-            .references
-            .iter()
-            .filter(|reference| reference.role != Role::NonDistributable)
-        {
-            let member = Member {
-                size: reference.size,
-                media_type: reference.media_type.clone(),
-            };
-            self.add_member(namespace, name, &reference.digest, &reason, &member)?;
-        }
-        let entry = ManifestEntry {
-            media_type: manifest.media_type.clone(),
-            size: bytes.len() as u64,
-        };
-        self.keep_entry(&layout::manifest(namespace, name, digest), &entry)
-    }
-
-    pub fn tag(
-        &self,
-        namespace: Namespace,
-        name: &CanonicalName,
-        tag: &Tag,
-    ) -> Result<Option<TagEntry>, Error> {
-        self.entry(&layout::tag(namespace, name, tag))
-    }
-
-    pub fn put_tag(
-        &self,
-        namespace: Namespace,
-        name: &CanonicalName,
-        tag: &Tag,
-        entry: &TagEntry,
-    ) -> Result<(), Error> {
-        self.put_entry(&layout::tag(namespace, name, tag), entry)
-    }
-
-    /// Forgets a tag; whether there was one.
-    pub fn delete_tag(
-        &self,
-        namespace: Namespace,
-        name: &CanonicalName,
-        tag: &Tag,
-    ) -> Result<bool, Error> {
-        let key = layout::tag(namespace, name, tag);
-        self.backend
-            .delete(&key)
-            .map_err(Error::io(Op::Delete, key))
-    }
-
-    /// The repository's tags in byte order.
-    pub fn tags(&self, namespace: Namespace, name: &CanonicalName) -> Result<Vec<Tag>, Error> {
-        let mut tags: Vec<Tag> = self
-            .list(&layout::tags(namespace, name))?
-            .iter()
-            .filter_map(|tag| tag.parse().ok())
-            .collect();
-        tags.sort_unstable();
-        Ok(tags)
-    }
-
-    // Content owed.
-
-    /// Records that content is still to be fetched, so that a restart does not forget it.
-    pub fn owe(&self, owed: &Owed) -> Result<UploadId, Error> {
-        let id = UploadId::random();
-        self.put_entry(&layout::owed(id), owed)?;
-        Ok(id)
-    }
-
-    /// The content is here, or will never be.
-    pub fn settle(&self, id: UploadId) -> Result<(), Error> {
-        let key = layout::owed(id);
-        self.backend
-            .delete(&key)
-            .map(drop)
-            .map_err(Error::io(Op::Delete, key))
-    }
-
-    /// Everything owed, as an earlier process left it. A damaged record is dropped: the next GET of its content asks the
-    /// source anyhow.
-    pub fn owed(&self) -> Result<Vec<(UploadId, Owed)>, Error> {
-        let mut found = Vec::new();
-        for id in self
-            .list(&layout::all_owed())?
-            .iter()
-            .filter_map(|id| id.parse().ok())
-        {
-            match self.entry(&layout::owed(id)) {
-                Ok(owed) => found.extend(owed.map(|owed| (id, owed))),
-                Err(error @ Error::Corrupt { .. }) => {
-                    log::warn!("a background fetch is forgotten: {error}");
-                    self.settle(id)?;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(found)
     }
 
     fn list(&self, prefix: &Key) -> Result<Vec<String>, Error> {

@@ -23,9 +23,6 @@ use super::{
 };
 use crate::types::{Algorithm, CanonicalName, Digest, Hasher, UploadId};
 
-/// A session no request has touched for so long is forgotten and its bytes are freed.
-pub const UPLOAD_LIFETIME: Duration = Duration::from_secs(3600);
-
 /// Bytes written and hashed before the next ones.
 const PIECE: usize = 64 << 10;
 
@@ -227,7 +224,13 @@ pub enum NotTaken {
 }
 
 impl Sessions {
-    pub(super) fn insert(&self, name: CanonicalName, staging: Staging) -> UploadId {
+    /// `None` where `most` sessions are open, and then the staging is freed.
+    pub(super) fn insert(
+        &self,
+        name: CanonicalName,
+        staging: Staging,
+        most: usize,
+    ) -> Option<UploadId> {
         let id = staging.id;
         let session = Session {
             name,
@@ -235,8 +238,14 @@ impl Sessions {
             staging: Some(staging),
             touched: Instant::now(),
         };
-        self.lock().insert(id, session);
-        id
+        let mut sessions = self.lock();
+        if sessions.len() >= most {
+            // The file is removed outside the lock.
+            drop(sessions);
+            return None;
+        }
+        sessions.insert(id, session);
+        Some(id)
     }
 
     pub(super) fn status(&self, id: UploadId) -> Option<UploadStatus> {

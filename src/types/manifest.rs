@@ -13,7 +13,8 @@ use super::digest::{Digest, shown};
 pub const MANIFEST_LIMIT: usize = 4 << 20;
 
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// Type of an OCI image index, and of a listing of referrers.
+pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const OCI_ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
@@ -129,6 +130,9 @@ pub struct Manifest {
     pub references: Vec<Descriptor>,
     /// The manifest this one is about (referrers).
     pub subject: Option<Digest>,
+    /// What the referrers API calls it: its own `artifactType`, else its config's media type.
+    pub artifact_type: Option<String>,
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Manifest {
@@ -158,6 +162,8 @@ impl Manifest {
         Ok(Self {
             references: fields.references(kind)?,
             subject: fields.subject()?,
+            artifact_type: fields.artifact_type(kind),
+            annotations: fields.annotations(),
             media_type,
             kind,
         })
@@ -178,6 +184,8 @@ impl Manifest {
                 kind: Kind::Other,
                 references: Vec::new(),
                 subject: None,
+                artifact_type: None,
+                annotations: BTreeMap::new(),
             };
         };
         let media_type = fields
@@ -187,6 +195,8 @@ impl Manifest {
         Self {
             references: fields.references(kind).unwrap_or_default(),
             subject: fields.subject().unwrap_or_default(),
+            artifact_type: fields.artifact_type(kind),
+            annotations: fields.annotations(),
             media_type,
             kind,
         }
@@ -235,6 +245,10 @@ struct Fields {
     blobs: Option<Vec<RawDescriptor>>,
     manifests: Option<Vec<RawDescriptor>>,
     subject: Option<RawDescriptor>,
+    #[serde(rename = "artifactType")]
+    artifact_type: Option<String>,
+    // Some tools put more than strings there, which is nobody's concern here.
+    annotations: Option<BTreeMap<String, serde_json::Value>>,
 }
 
 #[derive(Deserialize)]
@@ -331,6 +345,24 @@ impl Fields {
             }
         }
         Ok(references)
+    }
+
+    fn artifact_type(&self, kind: Kind) -> Option<String> {
+        let own = self.artifact_type.as_ref().filter(|own| !own.is_empty());
+        let config = self.config.as_ref().filter(|_| kind == Kind::Image);
+        own.or_else(|| config?.media_type.as_ref()).cloned()
+    }
+
+    fn annotations(&self) -> BTreeMap<String, String> {
+        let strings = self
+            .annotations
+            .iter()
+            .flatten()
+            .filter_map(|(key, value)| {
+                let value = value.as_str()?;
+                Some((key.clone(), value.to_owned()))
+            });
+        strings.collect()
     }
 
     fn subject(&self) -> Result<Option<Digest>, InvalidManifest> {

@@ -8,6 +8,7 @@ pub mod manifest;
 pub mod name;
 pub mod pattern;
 pub mod reference;
+pub mod referrer;
 pub mod upload;
 pub mod url;
 
@@ -16,5 +17,6 @@ pub use manifest::{Descriptor, InvalidManifest, Kind, Manifest, MediaType, Role}
 pub use name::{CanonicalName, InvalidHost, InvalidName, Namespace, RegistryHost, RepositoryName};
 pub use pattern::{InvalidPattern, Pattern};
 pub use reference::{InvalidReference, Reference, Tag};
+pub use referrer::Referrer;
 pub use upload::{ContentRange, InvalidContentRange, InvalidUploadId, RequestId, UploadId};
 pub use url::{ExternalUrl, InvalidUrl, UpstreamUrl};

@@ -9,7 +9,7 @@ const DOCKER_HUB: &str = "docker.io";
 const DOCKER_HUB_ALIASES: [&str; 2] = ["registry-1.docker.io", "index.docker.io"];
 
 /// Longest `<name>` accepted. Clients such as docker stop at 255 characters, their registry's host included.
-const NAME_LIMIT: usize = 255;
+pub const NAME_LIMIT: usize = 255;
 
 /// A registry's host, with its port unless that is 443: lower-case, IPv6 in brackets, and Docker Hub's other hosts
 /// (`registry-1.docker.io`, `index.docker.io`) folded into `docker.io`.

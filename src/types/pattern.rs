@@ -67,6 +67,11 @@ impl Pattern {
         }
     }
 
+    /// Whether every name there is, is meant.
+    pub fn is_all(&self) -> bool {
+        *self.text == *"**"
+    }
+
     /// Whether `name` is one of those meant.
     pub fn matches(&self, name: &CanonicalName) -> bool {
         let pattern: Vec<&str> = self.text.split('/').collect();

@@ -32,6 +32,13 @@ impl FromStr for Tag {
     }
 }
 
+/// So that tags in order can be looked up by any text, such as the `last` of a listing.
+impl std::borrow::Borrow<str> for Tag {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Display for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

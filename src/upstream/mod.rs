@@ -4,31 +4,30 @@
 //! us is an [`Error`] that names the registry and the true cause. What comes from an upstream is untrusted: sizes are
 //! bounded here, digests are verified by whoever stores or passes on the bytes.
 
+mod listing;
+
 use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, stream::BoxStream};
 use reqwest::{
-    Method, Response, StatusCode, Url,
-    header::{
-        ACCEPT, ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LINK, RANGE, RETRY_AFTER,
-    },
+    Method, Response, StatusCode,
+    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE, RETRY_AFTER},
 };
-use serde::Deserialize;
 
 use crate::types::{
-    Digest, MediaType, Reference, RegistryHost, RepositoryName, Tag, UpstreamUrl, manifest,
+    Digest, MediaType, Reference, RegistryHost, RepositoryName, UpstreamUrl, manifest,
 };
+
+pub use listing::RemoteTags;
 
 /// An upstream has so long to answer with headers. Clients such as containerd give up after 30 seconds.
 pub const HEADER_BUDGET: Duration = Duration::from_secs(25);
 
-/// Tags read from an upstream for one listing, at most.
-const TAG_LIMIT: usize = 10_000;
-
 /// The registries that may be asked, and no others ever are.
 pub struct Upstreams {
     registries: BTreeMap<RegistryHost, UpstreamUrl>,
+    manifest_limit: usize,
     client: OnceLock<reqwest::Client>,
 }
 
@@ -57,9 +56,11 @@ pub struct RemoteBlob {
 }
 
 impl Upstreams {
-    pub fn new(registries: BTreeMap<RegistryHost, UpstreamUrl>) -> Self {
+    /// No manifest of more than `manifest_limit` bytes is taken from any of them.
+    pub fn new(registries: BTreeMap<RegistryHost, UpstreamUrl>, manifest_limit: usize) -> Self {
         Self {
             registries,
+            manifest_limit,
             client: OnceLock::new(),
         }
     }
@@ -67,6 +68,11 @@ impl Upstreams {
     /// Whether this registry may be asked at all.
     pub fn is_configured(&self, registry: &RegistryHost) -> bool {
         self.registries.contains_key(registry)
+    }
+
+    /// Bytes of a manifest, at most.
+    pub fn manifest_limit(&self) -> usize {
+        self.manifest_limit
     }
 
     /// The registries that may be asked.
@@ -94,6 +100,9 @@ impl Upstreams {
             return Ok(None);
         };
         let headers = response.headers();
+        if is_page(headers) {
+            return Err(a_page(registry));
+        }
         Ok(Some(RemoteManifest {
             digest: content_digest(headers),
             media_type: text(headers, CONTENT_TYPE).and_then(|value| MediaType::parse(&value)),
@@ -124,7 +133,7 @@ impl Upstreams {
         let content_type = text(headers, CONTENT_TYPE);
         let digest = content_digest(headers);
         let bytes = self
-            .read_whole(registry, response, manifest::MANIFEST_LIMIT)
+            .read_whole(registry, response, self.manifest_limit)
             .await?;
         Ok(Some(FetchedManifest {
             bytes,
@@ -149,7 +158,10 @@ impl Upstreams {
                 &[(ACCEPT_ENCODING, "identity")],
             )
             .await?;
-        Ok(response.map(|response| content_length(response.headers())))
+        match response {
+            Some(response) if is_page(response.headers()) => Err(a_page(registry)),
+            response => Ok(response.map(|response| content_length(response.headers()))),
+        }
     }
 
     /// `GET /v2/<name>/blobs/<digest>` (end-2) from byte `from` on. Returns when the headers are there.
@@ -192,49 +204,6 @@ impl Upstreams {
             size,
             body: skipping(body, skip).boxed(),
         }))
-    }
-
-    /// `GET /v2/<name>/tags/list` (end-8a), page after page, up to 10,000 tags; what is no tag is left out.
-    pub async fn list_tags(
-        &self,
-        registry: &RegistryHost,
-        name: &RepositoryName,
-    ) -> Result<Option<Vec<Tag>>, Error> {
-        #[derive(Deserialize)]
-        struct Page {
-            tags: Option<Vec<String>>,
-        }
-        let mut tags: Vec<Tag> = Vec::new();
-        let mut path = format!("{name}/tags/list");
-        loop {
-            let Some(response) = self.send(registry, Method::GET, &path, &[]).await? else {
-                return Ok(None);
-            };
-            let next = next_page(response.headers(), response.url());
-            let bytes = self
-                .read_whole(registry, response, manifest::MANIFEST_LIMIT)
-                .await?;
-            let page: Page = serde_json::from_slice(&bytes).map_err(|error| {
-                Error::new(
-                    registry,
-                    Cause::Protocol(format!("its tag list can't be read: {error}")),
-                )
-            })?;
-            let before = tags.len();
-            tags.extend(
-                page.tags
-                    .unwrap_or_default()
-                    .iter()
-                    .filter_map(|tag| tag.parse().ok()),
-            );
-            match next {
-                // A page without a tag would be asked for again and again.
-                Some(query) if tags.len() > before && tags.len() < TAG_LIMIT => {
-                    path = format!("{name}/tags/list?{query}")
-                }
-                _ => return Ok(Some(tags)),
-            }
-        }
     }
 
     async fn send(
@@ -342,6 +311,17 @@ fn text(headers: &HeaderMap, name: reqwest::header::HeaderName) -> Option<String
         .map(str::to_owned)
 }
 
+/// Whether this is for people to read: a login page or a proxy's apology under a 200, which no registry's content is.
+fn is_page(headers: &HeaderMap) -> bool {
+    text(headers, CONTENT_TYPE)
+        .is_some_and(|kind| kind.to_ascii_lowercase().starts_with("text/html"))
+}
+
+fn a_page(registry: &RegistryHost) -> Error {
+    let why = "it answered with text/html, which is no content of a registry";
+    Error::new(registry, Cause::Protocol(why.to_owned()))
+}
+
 fn content_length(headers: &HeaderMap) -> Option<u64> {
     text(headers, reqwest::header::CONTENT_LENGTH)?.parse().ok()
 }
@@ -351,17 +331,6 @@ fn content_digest(headers: &HeaderMap) -> Option<Digest> {
         .get("docker-content-digest")
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.parse().ok())
-}
-
-/// The query of the page behind this one, from `Link: <…?…>; rel="next"`. Only the query is believed, so that a listing
-/// can't lead to another host or repository.
-fn next_page(headers: &HeaderMap, current: &Url) -> Option<String> {
-    let link = text(headers, LINK)?;
-    let (target, parameters) = link.strip_prefix('<')?.split_once('>')?;
-    if !parameters.contains("next") {
-        return None;
-    }
-    current.join(target).ok()?.query().map(str::to_owned)
 }
 
 /// An upstream could not answer. Says which and why, in words for whoever reads the client's message.

@@ -7,11 +7,25 @@
 mod support;
 
 // The spec's sections.
+mod content_discovery;
+mod content_management;
 mod errors;
+
+mod http;
+mod limits;
+
 mod pull;
 mod push;
 mod push_manifests;
+mod push_parameters;
 mod ranges;
+mod referrers;
+
+// Who may do what.
+mod auth;
+mod auth_challenges;
+mod auth_generated;
+mod auth_tokens;
 
 // What a name means, and where its content comes from.
 mod pull_through;
@@ -29,6 +43,7 @@ mod tls;
 mod big;
 mod crash;
 mod drain;
+mod model;
 mod race;
 mod vanish;
 

@@ -107,6 +107,7 @@ fn pushing_again_heals_damaged_entries() {
     let member = Member {
         size: 4,
         media_type: None,
+        source: None,
     };
     let push = || -> Result<(), Error> {
         store.add_member(Namespace::Local, &name, &blob, &Reason::Pushed, &member)?;
@@ -142,6 +143,7 @@ fn what_is_there_already_is_hardened_and_not_written_again() {
     let member = Member {
         size: 1,
         media_type: None,
+        source: None,
     };
     let push = || {
         let digest = sha256(b"x");
@@ -196,7 +198,7 @@ fn tags_come_in_byte_order() {
             .put_tag(Namespace::Local, &name(), &tag, &entry)
             .unwrap();
     }
-    let tags = store.tags(Namespace::Local, &name()).unwrap();
+    let tags = store.tags(Namespace::Local, &name(), None, 100).unwrap();
     let tags: Vec<&str> = tags.iter().map(|tag| tag.as_str()).collect();
     assert_eq!(tags, ["9", "B", "_x", "a", "a-1", "b"]);
 }

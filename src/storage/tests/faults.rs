@@ -35,7 +35,9 @@ fn tag() -> Tag {
 fn push(store: &Store) -> Result<(), Error> {
     let name = name();
     for blob in [LAYER, CONFIG] {
-        let id = store.start_upload(name.clone(), Algorithm::Sha256)?;
+        let id = store
+            .start_upload(name.clone(), Algorithm::Sha256, usize::MAX)?
+            .unwrap();
         for piece in blob.chunks(blob.len().div_ceil(3)) {
             let mut chunk = store.take_upload(id).unwrap();
             let written = chunk
@@ -53,6 +55,7 @@ fn push(store: &Store) -> Result<(), Error> {
         let member = Member {
             size: blob.len() as u64,
             media_type: None,
+            source: None,
         };
         store.add_member(Namespace::Local, &name, &digest, &Reason::Pushed, &member)?;
     }
@@ -171,7 +174,10 @@ fn a_session_outlives_a_chunk_that_could_not_be_written() {
     for effect in [Effect::None, Effect::Done] {
         let directory = tempfile::tempdir().unwrap();
         let (store, faults) = faulty_store(directory.path());
-        let id = store.start_upload(name(), Algorithm::Sha256).unwrap();
+        let id = store
+            .start_upload(name(), Algorithm::Sha256, usize::MAX)
+            .unwrap()
+            .unwrap();
         let mut chunk = store.take_upload(id).unwrap();
         chunk.write(b"first ").unwrap();
         chunk.keep();

@@ -79,7 +79,7 @@ proptest! {
             let ids: Vec<UploadId> = sessions.keys().copied().collect();
             match step {
                 Step::Start(algorithm) => {
-                    let id = store.start_upload(name(), algorithm).unwrap();
+                    let id = store.start_upload(name(), algorithm, usize::MAX).unwrap().unwrap();
                     sessions.insert(id, Vec::new());
                 }
                 _ if ids.is_empty() => {}

@@ -261,7 +261,10 @@ async fn a_receiver_that_goes_away_lets_the_write_end_and_then_drops_the_sink() 
 async fn a_chunk_that_breaks_off_in_mid_write_goes_back() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path(), Durability::Job).unwrap();
-    let id = store.start_upload(name(), Algorithm::Sha256).unwrap();
+    let id = store
+        .start_upload(name(), Algorithm::Sha256, usize::MAX)
+        .unwrap()
+        .unwrap();
     let chunk = store.take_upload(id).unwrap();
     let pieces = [Ok(Bytes::from(noise(BATCH + 1))), Err("gone")];
     let received = receive(chunk, stream::iter(pieces), Batches::Full, |_| {}).await;

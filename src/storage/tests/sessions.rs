@@ -9,7 +9,7 @@ use std::{
 
 use super::{Algorithm, Digest, Durability, name, sha256};
 use crate::{
-    storage::{Chunk, NotTaken, Store, UPLOAD_LIFETIME, testing::staged},
+    storage::{Chunk, NotTaken, Store, testing::staged},
     types::UploadId,
 };
 
@@ -26,7 +26,10 @@ impl Fixture {
     }
 
     fn start(&self) -> UploadId {
-        self.store.start_upload(name(), Algorithm::Sha256).unwrap()
+        self.store
+            .start_upload(name(), Algorithm::Sha256, usize::MAX)
+            .unwrap()
+            .unwrap()
     }
 
     /// A session that holds `bytes`.
@@ -210,7 +213,11 @@ fn another_algorithm_at_the_end_reads_the_bytes_once_more() {
         (Algorithm::Sha512, Algorithm::Sha256),
     ] {
         let fixture = Fixture::new();
-        let id = fixture.store.start_upload(name(), opened).unwrap();
+        let id = fixture
+            .store
+            .start_upload(name(), opened, usize::MAX)
+            .unwrap()
+            .unwrap();
         let mut chunk = fixture.store.take_upload(id).unwrap();
         chunk.write(&bytes).unwrap();
         chunk.keep();
@@ -231,7 +238,7 @@ fn sessions_expire_when_nobody_has_asked_for_them() {
     let fixture = Fixture::new();
     let (idle, busy) = (fixture.started_with(b"idle"), fixture.started_with(b"busy"));
     let chunk = fixture.store.take_upload(busy).unwrap();
-    assert_eq!(fixture.store.expire_uploads(UPLOAD_LIFETIME), 0);
+    assert_eq!(fixture.store.expire_uploads(Duration::from_secs(3600)), 0);
     assert_eq!(fixture.store.expire_uploads(Duration::ZERO), 1);
     assert_eq!(fixture.offset(idle), None);
     assert_eq!(fixture.staged(), [busy.to_string()]);

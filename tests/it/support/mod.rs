@@ -1,10 +1,12 @@
 //! What the tests are written with. It knows the wire and the command line, and nothing of the code behind them.
 
 pub(crate) mod client;
+pub(crate) mod credentials;
 pub(crate) mod image;
 pub(crate) mod raw;
 pub(crate) mod registry;
 pub(crate) mod store;
+pub(crate) mod table;
 pub(crate) mod upstream;
 
 use std::{

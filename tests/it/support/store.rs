@@ -83,6 +83,7 @@ impl Store {
         for entry in self.listing() {
             let known = entry.starts_with("blobs/")
                 || entry.starts_with("owed/")
+                || entry.starts_with("holders/")
                 || entry.starts_with("version ")
                 || (entry.starts_with("namespaces/")
                     && ["/_blobs/", "/_manifests/", "/_tags/", "/_referrers/"]

@@ -83,6 +83,7 @@ pub(crate) struct FakeUpstream {
 struct Shared {
     content: Mutex<HashMap<String, (String, Bytes)>>,
     tags: Mutex<BTreeMap<String, Vec<String>>>,
+    page_cap: Mutex<Option<usize>>,
     scripts: Mutex<HashMap<String, VecDeque<Reply>>>,
     outage: Mutex<Option<Reply>>,
     log: Mutex<Vec<String>>,
@@ -142,6 +143,18 @@ impl FakeUpstream {
         tags.push(tag.to_owned());
         tags.sort();
         tags.dedup();
+    }
+
+    /// Answers `path` with this whatever the query says: a referrers listing, or tags that know no pages.
+    pub(crate) fn add_answer(&self, path: &str, kind: &str, body: &serde_json::Value) {
+        let answer = (kind.to_owned(), body.to_string().into());
+        let mut content = self.shared.content.lock().unwrap();
+        content.insert(path.to_owned(), answer);
+    }
+
+    /// Puts no more than `cap` tags on a page, whatever `n` is asked for.
+    pub(crate) fn cap_pages(&self, cap: usize) {
+        *self.shared.page_cap.lock().unwrap() = Some(cap);
     }
 
     /// Answers the next requests for `path` so, one after the other, and truly once the script is used up.
@@ -346,7 +359,7 @@ impl Shared {
         if let Some(name) = name
             && let Some(tags) = self.tags.lock().unwrap().get(name)
         {
-            return page(name, tags, query);
+            return page(name, tags, query, *self.page_cap.lock().unwrap());
         }
         if path == "/v2/" {
             return json(200, "", "{}".to_owned());
@@ -364,7 +377,7 @@ impl Shared {
 }
 
 /// A page of the tags list, by the spec's `n` and `last`.
-fn page(name: &str, tags: &[String], query: &str) -> Truth {
+fn page(name: &str, tags: &[String], query: &str, cap: Option<usize>) -> Truth {
     let parameter = |key: &str| {
         query
             .split('&')
@@ -372,6 +385,7 @@ fn page(name: &str, tags: &[String], query: &str) -> Truth {
     };
     let last = parameter("last").unwrap_or_default();
     let n = parameter("n").map_or(usize::MAX, |n| n.parse().unwrap());
+    let n = n.min(cap.unwrap_or(usize::MAX));
     let rest: Vec<&String> = tags.iter().filter(|tag| tag.as_str() > last).collect();
     let page = &rest[..n.min(rest.len())];
     let link = match page.last() {

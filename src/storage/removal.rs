@@ -1,0 +1,104 @@
+//! Deleting: entries only, and in an order that leaves nothing visible without what it needs. Content stays until a
+//! prune finds that nothing names it.
+
+use super::{Error, Op, Reason, Store, layout};
+use crate::types::{CanonicalName, Digest, Manifest, Namespace, Tag};
+
+/// What became of a blob that was to be deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BlobRemoval {
+    Deleted,
+    /// The repository does not hold it.
+    Absent,
+    /// A manifest of the repository names it, so it stays.
+    NamedBy(Digest),
+}
+
+impl Store {
+    /// Forgets a tag; whether there was one.
+    pub fn delete_tag(
+        &self,
+        namespace: Namespace,
+        name: &CanonicalName,
+        tag: &Tag,
+    ) -> Result<bool, Error> {
+        let key = layout::tag(namespace, name, tag);
+        let deleted = self
+            .backend
+            .delete(&key)
+            .map_err(Error::io(Op::Delete, key))?;
+        self.note_tag(namespace, name, tag, None);
+        Ok(deleted)
+    }
+
+    /// Forgets a manifest with its tags, and what only it lets the repository serve; whether it was held.
+    pub fn delete_manifest(
+        &self,
+        namespace: Namespace,
+        name: &CanonicalName,
+        digest: &Digest,
+    ) -> Result<bool, Error> {
+        let Some(entry) = self.manifest(namespace, name, digest)? else {
+            return Ok(false);
+        };
+        for tag in self.tags_of(namespace, name, digest)? {
+            self.delete_tag(namespace, name, &tag)?;
+        }
+        let content = self.content(digest)?;
+        let key = layout::manifest(namespace, name, digest);
+        let deleted = self
+            .backend
+            .delete(&key)
+            .map_err(Error::io(Op::Delete, key))?;
+        // From here on it is gone; what follows is only what it leaves behind.
+        if self.reasons(namespace, name, digest)?.is_empty() {
+            self.remove_holder(namespace, name, digest)?;
+        }
+        if namespace == Namespace::Local {
+            self.note_repository(name)?;
+        }
+        let Some(content) = content else {
+            return Ok(deleted);
+        };
+        let bytes = content
+            .read()
+            .map_err(Error::io(Op::Read, layout::content(digest)))?;
+        let manifest = Manifest::pulled(&bytes, Some(entry.media_type.as_str()));
+        if let Some(subject) = &manifest.subject {
+            let key = layout::referrer(namespace, name, subject, digest);
+            self.backend
+                .delete(&key)
+                .map_err(Error::io(Op::Delete, key))?;
+        }
+        let reason = Reason::Named(digest.clone());
+        for reference in &manifest.references {
+            self.remove_member(namespace, name, &reference.digest, &reason)?;
+        }
+        Ok(deleted)
+    }
+
+    /// Forgets that a blob was pushed or mounted, unless a manifest of the repository names it.
+    pub fn delete_blob(
+        &self,
+        namespace: Namespace,
+        name: &CanonicalName,
+        digest: &Digest,
+    ) -> Result<BlobRemoval, Error> {
+        let reasons = self.reasons(namespace, name, digest)?;
+        for reason in &reasons {
+            if let Reason::Named(manifest) = reason
+                && self.manifest(namespace, name, manifest)?.is_some()
+            {
+                return Ok(BlobRemoval::NamedBy(manifest.clone()));
+            }
+        }
+        if reasons.is_empty() {
+            return Ok(BlobRemoval::Absent);
+        }
+        // Any manifest that is named here is gone, and only its key was left.
+        for reason in &reasons {
+            self.remove_member(namespace, name, digest, reason)?;
+        }
+        Ok(BlobRemoval::Deleted)
+    }
+}
