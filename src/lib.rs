@@ -74,7 +74,7 @@
 //! | Which status and code has this failure? | `http/error.rs`, `classify`: one match |
 //! | What does a name mean? | `registry/source.rs`, `Sources::resolve` |
 //! | Who wins, local or upstream? | `registry/pull.rs`, `Registry::pull_manifest` and `Registry::pull_blob` |
-//! | What must a push bring? | `registry/push.rs`, `Registry::needs` |
+//! | What must a push bring? | `registry/needs.rs`, `Registry::needs` |
 //! | When is a blob visible? | `storage/upload.rs`, `VerifiedBlob`; then `publish` in `storage/fs.rs` |
 //! | What is on disk? | `storage/layout.rs`: the tree, and every key |
 //! | How do many clients share one download? | `cache/fill.rs` |
