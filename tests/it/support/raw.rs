@@ -57,6 +57,11 @@ impl Raw {
         let _ = within("the server reads", self.stream.write_all(bytes)).await;
     }
 
+    /// This end of the connection, by which the server's log calls it.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.stream.local_addr().unwrap()
+    }
+
     /// Says that no more bytes come, and keeps listening.
     pub(crate) async fn half_close(&mut self) {
         self.stream.shutdown().await.unwrap();
