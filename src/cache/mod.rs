@@ -5,7 +5,8 @@
 //! - However many ask for a digest, the upstream sends it once; everybody reads behind the one download.
 //! - What is fetched outlives whoever asked: fetches run on a runtime of their own, so a client that vanishes ends
 //!   nothing.
-//! - Nothing is visible, and no client has the last of its bytes, before the digest is verified.
+//! - Nothing is visible, and no client has the whole of a blob, before its digest is verified. A range of a blob that is
+//!   still being fetched is given out as it comes: only whoever puts the ranges together can verify them.
 //! - A store that takes no more bytes costs the copy, never the pull.
 
 mod body;
