@@ -74,10 +74,10 @@ impl Staging {
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         // Each piece is still in the cache of the processor when it is hashed, which the whole batch would not be.
         for piece in bytes.chunks(PIECE) {
+            self.hasher.update(piece);
             self.part
                 .write_at(self.offset, piece)
                 .map_err(Error::io(Op::Stage, layout::upload(self.id)))?;
-            self.hasher.update(piece);
             self.offset += piece.len() as u64;
         }
         Ok(())
