@@ -23,7 +23,7 @@ use super::{
 };
 use crate::types::{Algorithm, CanonicalName, Digest, Hasher, UploadId};
 
-/// Bytes written and hashed before the next ones.
+/// Bytes hashed and written before the next ones.
 const PIECE: usize = 64 << 10;
 
 /// Bytes being received: hashed while they are written, at an offset that only grows or goes back to a `Mark`.
@@ -72,7 +72,7 @@ impl Staging {
     /// Hashes and writes `bytes` at the offset. Blocks. After an error the staging is good only for being dropped or, in
     /// a `Chunk`, taken back.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        // Each piece is still in the cache of the processor when it is hashed, which the whole batch would not be.
+        // Hashing brings each piece into the processor's cache, where writing finds it: the whole batch would not fit.
         for piece in bytes.chunks(PIECE) {
             self.hasher.update(piece);
             self.part
