@@ -24,6 +24,7 @@ use crate::{
     cache::Cache,
     config::{Config, San, Seed},
     http::{self, Http},
+    metrics::Metrics,
     proxy,
     registry::{
         OwnNames, Registry, Rules, Seeded, Sources,
@@ -80,7 +81,17 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     let registry = Registry::new(store, cache, rules, runtime.handle().clone());
     let seeded = seed(&registry, &config.seeds)?;
     let ready = Ready::new(&addresses, &config, tls.ca_path(), generated)?;
-    run(&runtime, &config, listeners, tls, registry, access, || {
+    let certificate = Arc::clone(&tls);
+    let http = Http::new(
+        registry,
+        access,
+        config.external_url.clone(),
+        connection,
+        Arc::new(move || certificate.ca_pem()),
+        config.limits.http,
+        Arc::new(Metrics::new()),
+    );
+    run(&runtime, &config, listeners, tls, http, || {
         ready.announce(config.ready_file.as_deref())?;
         let listeners: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
         log::info!(
@@ -116,20 +127,10 @@ fn run(
     config: &Config,
     listeners: Vec<TcpListener>,
     tls: Arc<Tls>,
-    registry: Registry,
-    access: Access,
+    http: Http,
     ready: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let certificate = Arc::clone(&tls);
-    let http = Http::new(
-        registry.clone(),
-        access,
-        config.external_url.clone(),
-        connection,
-        Arc::new(move || certificate.ca_pem()),
-        config.limits.http,
-    );
-    let judging = http.clone();
+    let (registry, judging) = (http.registry.clone(), http.clone());
     let app = move || {
         let app = App::new()
             .configure(|routes| http.clone().configure(routes))

@@ -91,6 +91,7 @@ pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod http;
+pub mod metrics;
 pub mod proxy;
 pub mod registry;
 pub mod storage;

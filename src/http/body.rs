@@ -17,20 +17,24 @@ use actix_web::{error::PayloadError, web};
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, stream};
 
+use crate::metrics::Metrics;
+
 /// A request's body. Whoever answers without having read all of it reads past the rest, so that the connection lives on.
 #[derive(Clone)]
 pub(super) struct Incoming {
     /// Absent once it has ended.
     payload: Rc<RefCell<Option<web::Payload>>>,
     silence: Duration,
+    metrics: Arc<Metrics>,
 }
 
 impl Incoming {
     /// A client that sends nothing for as long as `silence` has gone.
-    pub(super) fn new(payload: web::Payload, silence: Duration) -> Self {
+    pub(super) fn new(payload: web::Payload, silence: Duration, metrics: &Arc<Metrics>) -> Self {
         Self {
             payload: Rc::new(RefCell::new(Some(payload))),
             silence,
+            metrics: Arc::clone(metrics),
         }
     }
 
@@ -43,7 +47,10 @@ impl Incoming {
                 None => Poll::Ready(None),
             });
             let broken = match tokio::time::timeout(body.silence, next).await {
-                Ok(Some(Ok(bytes))) => return Some((Ok(bytes), Some(body))),
+                Ok(Some(Ok(bytes))) => {
+                    body.metrics.received(bytes.len());
+                    return Some((Ok(bytes), Some(body)));
+                }
                 Ok(None) => None,
                 Ok(Some(Err(error))) => Some(Broken::Connection(error)),
                 Err(_) => Some(Broken::Silent(body.silence)),

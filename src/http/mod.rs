@@ -28,6 +28,7 @@ use actix_web::{
 use bytes::Bytes;
 
 use crate::{
+    metrics::{self, Metrics},
     registry::{
         Asked, Error, Registry, Target,
         access::{Access, Action, Identity},
@@ -51,6 +52,7 @@ pub struct Http {
     pub ca: Arc<dyn Fn() -> Bytes + Send + Sync>,
     pub downloads: body::Downloads,
     pub limits: Limits,
+    pub metrics: Arc<Metrics>,
 }
 
 /// What the wire bounds by itself.
@@ -90,6 +92,7 @@ impl Http {
         connection: fn(&HttpRequest) -> Connection,
         ca: Arc<dyn Fn() -> Bytes + Send + Sync>,
         limits: Limits,
+        metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             registry,
@@ -99,6 +102,7 @@ impl Http {
             ca,
             downloads: body::Downloads::default(),
             limits,
+            metrics,
         }
     }
 
@@ -138,13 +142,19 @@ async fn answer(
 ) -> HttpResponse {
     let connection = (http.connection)(&request);
     let request = request.head();
-    let body = Incoming::new(payload, http.limits.silence);
+    let body = Incoming::new(payload, http.limits.silence, &http.metrics);
     let unanswered = Unanswered {
         request: name_of(request, &connection),
         since: Instant::now(),
     };
     let path = request.uri.path();
-    let mut response = match Endpoint::parse(path) {
+    let endpoint = Endpoint::parse(path);
+    let word = match &endpoint {
+        Some(endpoint) => endpoint.word(),
+        None if path == auth::TOKEN_PATH => "token",
+        None => "other",
+    };
+    let mut response = match endpoint {
         Some(endpoint) => {
             Exchange {
                 http: &http,
@@ -165,6 +175,9 @@ async fn answer(
         );
         response.headers_mut().insert(version.0, version.1);
     }
+    let (status, took) = (response.status().as_u16(), unanswered.since.elapsed());
+    let method = method_word(&request.method);
+    http.metrics.request(method, word, status, took);
     body.drain().await;
     unanswered.answered(&response);
     response
@@ -208,7 +221,13 @@ fn elsewhere(http: &Http, request: &RequestHead) -> HttpResponse {
         "/healthz" if reads => HttpResponse::Ok()
             .content_type("text/plain; charset=utf-8")
             .body("ok\n"),
-        "/ca.pem" | "/healthz" => HttpResponse::MethodNotAllowed()
+        "/metrics" if reads => match http.metrics.page() {
+            Ok(page) => HttpResponse::Ok()
+                .content_type(metrics::CONTENT_TYPE)
+                .body(page),
+            Err(_) => HttpResponse::InternalServerError().finish(),
+        },
+        "/ca.pem" | "/healthz" | "/metrics" => HttpResponse::MethodNotAllowed()
             .insert_header((header::ALLOW, "GET, HEAD"))
             .finish(),
         path => error::refuse(
@@ -519,6 +538,19 @@ fn name_of(request: &RequestHead, connection: &Connection) -> String {
     };
     let peer = peer_of(connection);
     format!("{peer} {} {}", request.method, target.escape_debug())
+}
+
+/// A method as a label, of which there must not be as many as clients think up.
+fn method_word(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
 }
 
 /// What a log line calls a client.

@@ -80,6 +80,19 @@ impl<'a> Endpoint<'a> {
         }
     }
 
+    /// One word for it.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::Blob { .. } => "blob",
+            Self::Manifest { .. } => "manifest",
+            Self::Uploads { .. } | Self::Upload { .. } => "upload",
+            Self::Tags { .. } => "tags",
+            Self::Referrers { .. } => "referrers",
+            Self::Catalog => "catalog",
+        }
+    }
+
     /// The methods it has, as `Allow` lists them.
     pub(super) fn allow(&self) -> &'static str {
         match self {

@@ -1,5 +1,7 @@
 //! Pulling on the wire: blobs, manifests, tags.
 
+use std::sync::Arc;
+
 use actix_web::{
     HttpResponse, HttpResponseBuilder,
     body::SizedStream,
@@ -8,6 +10,7 @@ use actix_web::{
         header::{self, HeaderName, HeaderValue},
     },
 };
+use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
 use super::{
@@ -79,9 +82,11 @@ impl Exchange<'_> {
         let (piece, place) = self.http.downloads.enter(self.connection.tls);
         let name = named.target.name.clone();
         let digest = digest.clone();
+        let metrics = Arc::clone(&self.http.metrics);
         let pieces = body.stream(range, piece).map(move |piece| {
             // Held for as long as the body is sent.
             let _place = &place;
+            metrics.sent(piece.as_ref().map_or(0, Bytes::len));
             piece.inspect_err(|error| log::warn!("{name}: sending {digest} is broken off: {error}"))
         });
         Ok(match length {
@@ -108,7 +113,10 @@ impl Exchange<'_> {
         let media_type = manifest.entry.media_type.as_str();
         let mut response = described(HttpResponse::Ok(), media_type, &manifest.digest);
         Ok(match manifest.bytes {
-            Some(bytes) => response.body(bytes),
+            Some(bytes) => {
+                self.http.metrics.sent(bytes.len());
+                response.body(bytes)
+            }
             None => response.body(without_bytes(manifest.entry.size)),
         })
     }
