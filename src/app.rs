@@ -33,7 +33,7 @@ use crate::{
     storage::Store,
     tls::{self, Tls},
     types::RegistryHost,
-    upstream::Upstreams,
+    upstream::{Keyring, Upstreams},
 };
 
 /// Serves until SIGTERM or SIGINT, then drains: requests in flight may finish within `--grace`. A second signal ends the
@@ -57,7 +57,12 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("can't start threads")?;
-    let upstreams = Upstreams::new(config.registries.clone(), config.limits.registry.manifest);
+    let keyring = match &config.authfiles {
+        Some(files) => Keyring::files(files.iter().cloned()),
+        None => Keyring::usual(),
+    };
+    let upstreams = Upstreams::new(config.registries.clone(), config.limits.registry.manifest)
+        .with_keyring(&keyring);
     let cache = Cache::new(
         Arc::clone(&store),
         upstreams,
@@ -77,6 +82,25 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         limits: config.limits.registry,
     };
     let (access, generated) = access(&config, &addresses)?;
+    if addresses.iter().any(|address| !address.ip().is_loopback()) {
+        let private = config
+            .registries
+            .keys()
+            .filter(|host| cache.is_private(host));
+        let private: Vec<String> = private.map(RegistryHost::to_string).collect();
+        if !private.is_empty() {
+            log::info!(
+                "standin is or may be logged in at {}: those names are read without a log-in on this machine only",
+                private.join(", ")
+            );
+        }
+    }
+    let access = {
+        let cache = cache.clone();
+        access.keeping(config.registries.keys().cloned(), move |registry| {
+            cache.is_private(registry)
+        })
+    };
     log::info!("{}", access.summary());
     let registry = Registry::new(store, cache, rules, runtime.handle().clone());
     let seeded = seed(&registry, &config.seeds)?;
@@ -101,11 +125,6 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
             config.data.display(),
             config.state.display()
         );
-        if let Some(open) = addresses.iter().find(|address| !address.ip().is_loopback()) {
-            log::warn!(
-                "whoever can reach {open} may push as well as pull: there are no users in this version"
-            );
-        }
         for image in &seeded {
             log::info!("seeded {}:{} ({})", image.name, image.tag, image.digest);
             log::info!(

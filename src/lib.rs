@@ -79,6 +79,7 @@
 //! | What is on disk? | `storage/layout.rs`: the tree, and every key |
 //! | How do many clients share one download? | `cache/fill.rs` |
 //! | What is sent to an upstream, and what do its failures become? | `upstream/mod.rs`; then `classify_upstream` in `http/error.rs` |
+//! | Which log-in or token is an upstream shown? | `upstream/auth.rs`; where log-ins come from: `upstream/credentials.rs` |
 //! | Who may do this? | `registry/access/mod.rs`, `Access::permit`; what a client shows and is told: `http/auth.rs` |
 //! | When is the CA made, kept or replaced? | `tls/authority.rs` |
 //! | What does an option mean, and which place wins? | `config/mod.rs`; each text becomes a value in `config/value.rs` |

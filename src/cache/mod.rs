@@ -91,6 +91,11 @@ impl Cache {
         self.0.upstreams.is_configured(registry)
     }
 
+    /// Whether what is fetched from this registry is not for everyone, since there is a log-in for it.
+    pub fn is_private(&self, registry: &RegistryHost) -> bool {
+        self.0.upstreams.has_login(registry)
+    }
+
     /// The manifest, from the cache if it is fresh, else from the upstream. `None`: the upstream has none.
     pub async fn manifest(
         &self,

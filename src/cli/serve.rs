@@ -34,6 +34,10 @@ pub(super) struct Arguments {
     /// Registry of the names that name none{n}[default: docker.io] [env: STANDIN_DEFAULT_REGISTRY]
     #[arg(long, value_name = "HOST", help_heading = "Registries")]
     default_registry: Option<String>,
+    /// Log-ins of registries: docker's config.json or podman's auth.json, or none; may be repeated{n}[default: where docker
+    /// login and podman login put them] [env: STANDIN_AUTHFILE]
+    #[arg(long, value_name = "FILE|none", help_heading = "Registries")]
+    authfile: Vec<String>,
     /// Contact no registry but those that --registry names{n}[env: STANDIN_NO_DEFAULT_REGISTRIES]
     #[arg(
         long,
@@ -122,6 +126,7 @@ impl Arguments {
             .with(Key::Durability, self.durability)
             .with(Key::Registry, self.registry)
             .with(Key::DefaultRegistry, self.default_registry)
+            .with(Key::Authfile, self.authfile)
             .with(Key::NoDefaultRegistries, self.no_default_registries)
             .with(Key::Offline, self.offline)
             .with(Key::LocalOnly, self.local_only)

@@ -43,6 +43,8 @@ pub struct Config {
     pub registries: BTreeMap<RegistryHost, UpstreamUrl>,
     /// What a name without a registry belongs to. If it is none of `registries`, such names are local-only.
     pub default_registry: RegistryHost,
+    /// Where log-ins of those registries are, absolute; `None` stands for the usual files.
+    pub authfiles: Option<Vec<PathBuf>>,
     pub offline: bool,
     pub local_only: Vec<Pattern>,
     pub no_shadow: Vec<Pattern>,
@@ -97,6 +99,19 @@ impl Config {
         let local_only = patterns(Key::LocalOnly)?;
         let no_shadow = patterns(Key::NoShadow)?;
 
+        let authfiles = sources.list(Key::Authfile, |given| match given.text.as_str() {
+            "none" => Ok(None),
+            text => given.path(text).map(Some),
+        })?;
+        let authfiles = match authfiles {
+            Some(files) if files.len() > 1 && files.contains(&None) => {
+                let problem =
+                    "none reads no file at all: give either none or files (./none is a file)";
+                return Err(refuse(sources, Key::Authfile, problem.to_owned()));
+            }
+            given => given.map(|files| files.into_iter().flatten().collect()),
+        };
+
         let users = users::users(sources, is_registry)?;
 
         let certificate = match (path(Key::TlsCert)?, path(Key::TlsKey)?) {
@@ -113,6 +128,7 @@ impl Config {
             default_registry: sources
                 .one(Key::DefaultRegistry, |given| given.text.parse())?
                 .unwrap_or_else(RegistryHost::docker_hub),
+            authfiles,
             offline: switch(Key::Offline)?,
             local_only,
             no_shadow,
@@ -137,7 +153,16 @@ impl Config {
 
     /// One sentence for each value that is taken and unlikely to be meant.
     pub fn warnings(&self) -> Vec<String> {
-        self.limits.warnings()
+        let absent = self
+            .authfiles
+            .iter()
+            .flatten()
+            .filter(|file| !file.exists());
+        let absent = absent.map(|file| {
+            let file = file.display();
+            format!("authfile: {file} is not there: it is read when it comes, and gives no log-in until then")
+        });
+        absent.chain(self.limits.warnings()).collect()
     }
 }
 

@@ -19,6 +19,7 @@ pub type Environment = BTreeMap<OsString, OsString>;
 /// An option, whichever way it is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
+    Authfile,
     Data,
     DefaultRegistry,
     Durability,
@@ -51,7 +52,8 @@ pub enum Key {
 }
 
 impl Key {
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
+        Self::Authfile,
         Self::Data,
         Self::DefaultRegistry,
         Self::Durability,
@@ -86,6 +88,7 @@ impl Key {
     /// The flag without its dashes.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Authfile => "authfile",
             Self::Data => "data",
             Self::DefaultRegistry => "default-registry",
             Self::Durability => "durability",
@@ -138,7 +141,8 @@ impl Key {
     pub fn is_list(self) -> bool {
         matches!(
             self,
-            Self::Listen
+            Self::Authfile
+                | Self::Listen
                 | Self::LocalOnly
                 | Self::NoShadow
                 | Self::Registry

@@ -519,3 +519,41 @@ fn a_variable_that_is_no_text_is_named() {
     let error = Sources::read(Flags::default(), variables).unwrap_err();
     assert!(error.to_string().contains("STANDIN_DATA"), "{error}");
 }
+
+#[test]
+fn log_ins_come_from_the_usual_files_from_others_or_from_none() {
+    let files = |flags: &'static [&'static str]| {
+        let flags = match flags {
+            [] => Vec::new(),
+            files => vec![(Key::Authfile, files)],
+        };
+        Given {
+            flags,
+            ..Given::default()
+        }
+    };
+    assert_eq!(files(&[]).config().unwrap().authfiles, None);
+    let given = files(&["/a", "/b/none"]).config().unwrap().authfiles;
+    assert_eq!(given, Some(vec!["/a".into(), "/b/none".into()]));
+    let warnings = files(&["/absent/auth.json"]).config().unwrap().warnings();
+    assert!(
+        warnings[0].contains("/absent/auth.json is not there"),
+        "{warnings:?}"
+    );
+    assert_eq!(
+        files(&["none"]).config().unwrap().authfiles,
+        Some(Vec::new())
+    );
+    let refusal = files(&["/a", "none"]).refusal();
+    assert!(
+        refusal.starts_with("flag --authfile: none reads no file at all"),
+        "{refusal}"
+    );
+    let in_file = Given {
+        file: "authfile: logins.json\n",
+        ..Given::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config::from_sources(&in_file.sources(&dir).unwrap()).unwrap();
+    assert_eq!(config.authfiles, Some(vec![dir.path().join("logins.json")]));
+}

@@ -215,7 +215,7 @@ fn refused(
             log::warn!("{peer}: log-in as {user} failed: wrong user name or password");
             None
         }
-        Refusal::LogIn(_) | Refusal::Malformed => None,
+        Refusal::LogIn(_) | Refusal::Private(_) | Refusal::Malformed => None,
         Refusal::Token(_) => Some("invalid_token"),
         Refusal::Scope { .. } => Some("insufficient_scope"),
     };

@@ -184,9 +184,10 @@ fn classify_refusal(refusal: &Refusal) -> (StatusCode, ErrorCode, Weight) {
         Refusal::Denied { .. } => (StatusCode::FORBIDDEN, ErrorCode::Denied, Weight::Refused),
         Refusal::Malformed | Refusal::Token(_) => (status, code, Weight::Refused),
         // Every client's first request that needs a log-in meets these; `auth` tells of the wrong password, with the name.
-        Refusal::LogIn(_) | Refusal::Scope { .. } | Refusal::WrongPassword { .. } => {
-            (status, code, Weight::Usual)
-        }
+        Refusal::LogIn(_)
+        | Refusal::Private(_)
+        | Refusal::Scope { .. }
+        | Refusal::WrongPassword { .. } => (status, code, Weight::Usual),
     }
 }
 
@@ -202,28 +203,24 @@ fn classify_upstream(failure: &UpstreamFailure) -> (StatusCode, ErrorCode, Weigh
         Rule::Parameter | Rule::Prefix | Rule::Default => {
             (StatusCode::NOT_FOUND, unknown, Weight::Failed)
         }
-        Rule::Host => match &failure.error.cause {
-            Cause::Timeout(_) => (
-                StatusCode::GATEWAY_TIMEOUT,
-                ErrorCode::Unavailable,
-                Weight::Failed,
-            ),
-            Cause::RateLimited { .. } => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                ErrorCode::TooManyRequests,
-                Weight::Failed,
-            ),
-            Cause::NotConfigured
-            | Cause::Unreachable(_)
-            | Cause::Status(_)
-            | Cause::Unauthorized(_)
-            | Cause::Protocol(_)
-            | Cause::DigestMismatch { .. } => (
-                StatusCode::BAD_GATEWAY,
-                ErrorCode::Unavailable,
-                Weight::Failed,
-            ),
-        },
+        Rule::Host => {
+            let (status, code) = classify_cause(&failure.error.cause);
+            (status, code, Weight::Failed)
+        }
+    }
+}
+
+fn classify_cause(cause: &Cause) -> (StatusCode, ErrorCode) {
+    match cause {
+        Cause::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable),
+        Cause::RateLimited { .. } => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests),
+        Cause::Token { cause, .. } => classify_cause(cause),
+        Cause::NotConfigured
+        | Cause::Unreachable(_)
+        | Cause::Status(_)
+        | Cause::Unauthorized(_)
+        | Cause::Protocol(_)
+        | Cause::DigestMismatch { .. } => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
     }
 }
 

@@ -44,7 +44,7 @@ impl Upstreams {
         if let Some(last) = last.and_then(|last| last.parse::<Tag>().ok()) {
             path.push_str(&format!("&last={last}"));
         }
-        let page = self.tags(registry, &path).await?;
+        let page = self.tags(registry, name, &path).await?;
         Ok(page.map(|(tags, next)| RemoteTags {
             tags,
             more: next.is_some(),
@@ -60,7 +60,7 @@ impl Upstreams {
         let mut all: Vec<Tag> = Vec::new();
         let mut path = format!("{name}/tags/list");
         loop {
-            let Some((tags, next)) = self.tags(registry, &path).await? else {
+            let Some((tags, next)) = self.tags(registry, name, &path).await? else {
                 return Ok(None);
             };
             let empty = tags.is_empty();
@@ -87,7 +87,7 @@ impl Upstreams {
         let mut path = format!("{name}/referrers/{subject}");
         for _ in 0..REFERRER_PAGES {
             let accept = [(ACCEPT, manifest::OCI_INDEX)];
-            let response = match self.send(registry, Method::GET, &path, &accept).await {
+            let response = match self.send(registry, name, Method::GET, &path, &accept).await {
                 Ok(Some(response)) => response,
                 Ok(None) => return self.tagged_referrers(registry, name, subject).await,
                 Err(Error {
@@ -139,13 +139,14 @@ impl Upstreams {
     async fn tags(
         &self,
         registry: &RegistryHost,
+        name: &RepositoryName,
         path: &str,
     ) -> Result<Option<(Vec<Tag>, Option<String>)>, Error> {
         #[derive(Deserialize)]
         struct Page {
             tags: Option<Vec<String>>,
         }
-        let Some(response) = self.send(registry, Method::GET, path, &[]).await? else {
+        let Some(response) = self.send(registry, name, Method::GET, path, &[]).await? else {
             return Ok(None);
         };
         let next = next_page(response.headers(), response.url());

@@ -4,21 +4,32 @@
 //! us is an [`Error`] that names the registry and the true cause. What comes from an upstream is untrusted: sizes are
 //! bounded here, digests are verified by whoever stores or passes on the bytes.
 
+mod auth;
+mod challenge;
+mod credentials;
 mod listing;
 
-use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
+use std::{collections::BTreeMap, iter, sync::OnceLock, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, stream::BoxStream};
 use reqwest::{
     Method, Response, StatusCode,
-    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE, RETRY_AFTER},
+    header::{
+        ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap,
+        HeaderValue, RANGE, RETRY_AFTER,
+    },
+    redirect::Policy,
 };
+use tokio::time::{Instant, timeout_at};
 
 use crate::types::{
     Digest, MediaType, Reference, RegistryHost, RepositoryName, UpstreamUrl, manifest,
 };
 
+use auth::{Authority, Scope};
+
+pub use credentials::{Credentials, Keyring, Login};
 pub use listing::RemoteTags;
 
 /// An upstream has so long to answer with headers. Clients such as containerd give up after 30 seconds.
@@ -27,8 +38,10 @@ pub const HEADER_BUDGET: Duration = Duration::from_secs(25);
 /// The registries that may be asked, and no others ever are.
 pub struct Upstreams {
     registries: BTreeMap<RegistryHost, UpstreamUrl>,
+    authorities: BTreeMap<RegistryHost, Authority>,
     manifest_limit: usize,
     client: OnceLock<reqwest::Client>,
+    token_client: OnceLock<reqwest::Client>,
 }
 
 /// What an upstream says of a manifest without sending it.
@@ -60,9 +73,32 @@ impl Upstreams {
     pub fn new(registries: BTreeMap<RegistryHost, UpstreamUrl>, manifest_limit: usize) -> Self {
         Self {
             registries,
+            authorities: BTreeMap::new(),
             manifest_limit,
             client: OnceLock::new(),
+            token_client: OnceLock::new(),
         }
+        .with_keyring(&Keyring::empty())
+    }
+
+    /// Logs in where `keyring` has a log-in, under the registry's name or that of the host it is really at.
+    pub fn with_keyring(mut self, keyring: &Keyring) -> Self {
+        let authority = |(host, url): (&RegistryHost, &UpstreamUrl)| {
+            let real = url.as_str().split("://").nth(1);
+            let real = real.and_then(|rest| rest.split('/').next()?.parse().ok());
+            let credentials =
+                Credentials::looked_up(keyring.clone(), iter::once(host.clone()).chain(real));
+            let authority = Authority::new(host.clone(), url.clone(), credentials);
+            (host.clone(), authority)
+        };
+        self.authorities = self.registries.iter().map(authority).collect();
+        self
+    }
+
+    /// Whether there is a log-in for this registry, or may be one: what is fetched from it may be private.
+    pub fn has_login(&self, registry: &RegistryHost) -> bool {
+        let authority = self.authorities.get(registry);
+        authority.is_some_and(Authority::has_login)
     }
 
     /// Whether this registry may be asked at all.
@@ -91,6 +127,7 @@ impl Upstreams {
         let Some(response) = self
             .send(
                 registry,
+                name,
                 Method::HEAD,
                 &path,
                 &[(ACCEPT, &manifest::ACCEPTED.join(", "))],
@@ -121,6 +158,7 @@ impl Upstreams {
         let Some(response) = self
             .send(
                 registry,
+                name,
                 Method::GET,
                 &path,
                 &[(ACCEPT, &manifest::ACCEPTED.join(", "))],
@@ -153,6 +191,7 @@ impl Upstreams {
         let response = self
             .send(
                 registry,
+                name,
                 Method::HEAD,
                 &path,
                 &[(ACCEPT_ENCODING, "identity")],
@@ -178,7 +217,10 @@ impl Upstreams {
         if from > 0 {
             headers.push((RANGE, &range));
         }
-        let Some(response) = self.send(registry, Method::GET, &path, &headers).await? else {
+        let Some(response) = self
+            .send(registry, name, Method::GET, &path, &headers)
+            .await?
+        else {
             return Ok(None);
         };
         let length = content_length(response.headers());
@@ -209,23 +251,45 @@ impl Upstreams {
     async fn send(
         &self,
         registry: &RegistryHost,
+        name: &RepositoryName,
         method: Method,
         path: &str,
         headers: &[(reqwest::header::HeaderName, &str)],
     ) -> Result<Option<Response>, Error> {
-        let Some(base) = self.registries.get(registry) else {
+        let (Some(base), Some(authority)) = (
+            self.registries.get(registry),
+            self.authorities.get(registry),
+        ) else {
             return Err(Error::new(registry, Cause::NotConfigured));
         };
         let url = format!("{base}/v2/{path}");
-        let mut request = self.client().request(method.clone(), &url);
-        for (name, value) in headers {
-            request = request.header(name, *value);
-        }
-        log::debug!("upstream {method} {url}");
-        let response = match tokio::time::timeout(HEADER_BUDGET, request.send()).await {
-            Ok(answered) => answered.map_err(|error| Error::transport(registry, &error))?,
-            Err(_) => return Err(Error::new(registry, Cause::Timeout(HEADER_BUDGET))),
+        let deadline = Instant::now() + HEADER_BUDGET;
+        let ask = async |authorization: Option<HeaderValue>| {
+            let mut request = self.client().request(method.clone(), &url);
+            for (name, value) in headers {
+                request = request.header(name, *value);
+            }
+            if let Some(authorization) = authorization {
+                request = request.header(AUTHORIZATION, authorization);
+            }
+            log::debug!("upstream {method} {url}");
+            match timeout_at(deadline, request.send()).await {
+                Ok(answered) => answered.map_err(|error| Error::transport(registry, &error)),
+                Err(_) => Err(Error::new(registry, Cause::Timeout(HEADER_BUDGET))),
+            }
         };
+        let scope = Scope::pull(name);
+        let first = authority.ready(&scope).await;
+        let mut response = ask(first.clone()).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            let (client, challenges) = (self.token_client(), response.headers());
+            let second = authority
+                .answer(client, challenges, &scope, first.as_ref(), deadline)
+                .await?;
+            if let Some(second) = second {
+                response = ask(Some(second)).await?;
+            }
+        }
         let status = response.status();
         log::debug!("upstream {method} {url}: {status}");
         match status {
@@ -244,21 +308,30 @@ impl Upstreams {
         }
     }
 
-    /// Made at the first use: reading the system's certificates takes longer than all the rest of a start.
     fn client(&self) -> &reqwest::Client {
-        self.client.get_or_init(|| {
-            let builder = || {
-                reqwest::Client::builder()
-                    .user_agent(concat!("standin/", env!("CARGO_PKG_VERSION")))
-                    .connect_timeout(Duration::from_secs(10))
-                    .read_timeout(Duration::from_secs(60))
-                    // HTTPS_PROXY in a job's environment may well be ourselves.
-                    .no_proxy()
-            };
-            builder().build().unwrap_or_else(|error| {
-                log::warn!("no system certificates can be used ({error}): upstreams over https will not be trusted");
-                builder().tls_certs_only([]).build().unwrap_or_default()
-            })
+        self.client.get_or_init(|| Self::made(Policy::default))
+    }
+
+    /// For what carries log-ins.
+    fn token_client(&self) -> &reqwest::Client {
+        self.token_client.get_or_init(|| Self::made(Policy::none))
+    }
+
+    /// Made at the first use: reading the system's certificates takes longer than all the rest of a start.
+    fn made(redirects: fn() -> Policy) -> reqwest::Client {
+        let builder = || {
+            reqwest::Client::builder()
+                .user_agent(concat!("standin/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(Duration::from_secs(10))
+                .read_timeout(Duration::from_secs(60))
+                // HTTPS_PROXY in a job's environment may well be ourselves.
+                .no_proxy()
+        };
+        let trusting = builder().redirect(redirects());
+        trusting.build().unwrap_or_else(|error| {
+            log::warn!("no system certificates can be used ({error}): upstreams over https will not be trusted");
+            let distrusting = builder().redirect(redirects()).tls_certs_only([]);
+            distrusting.build().unwrap_or_default()
         })
     }
 
@@ -353,9 +426,12 @@ pub enum Cause {
     #[error("it answered {0}")]
     Status(u16),
     #[error(
-        "it answered {0}: it wants a token, which this version of standin can't get, or has no such image"
+        "it answered {0}: that does not exist there, or needs a log-in (docker login, or --authfile) that may pull it"
     )]
     Unauthorized(u16),
+    /// Where its tokens come from.
+    #[error("its token server {realm}: {cause}")]
+    Token { realm: String, cause: Box<Self> },
     #[error("it answered 429, too many requests{}", .retry_after.as_ref().map(|after| format!(", retry after {after}")).unwrap_or_default())]
     RateLimited { retry_after: Option<String> },
     #[error("{0}")]
@@ -373,8 +449,14 @@ impl Error {
     }
 
     fn transport(registry: &RegistryHost, error: &reqwest::Error) -> Self {
+        Self::new(registry, Cause::of_transport(error))
+    }
+}
+
+impl Cause {
+    fn of_transport(error: &reqwest::Error) -> Self {
         if error.is_timeout() && !error.is_connect() {
-            return Self::new(registry, Cause::Protocol("it stopped sending".to_owned()));
+            return Self::Protocol("it stopped sending".to_owned());
         }
         // reqwest's own text only repeats the URL; what happened is at the end of the chain.
         let mut deepest: &dyn std::error::Error = error;
@@ -393,9 +475,6 @@ impl Error {
         } else {
             ""
         };
-        Self::new(
-            registry,
-            Cause::Unreachable(format!("{at}: {deepest}{hint}")),
-        )
+        Self::Unreachable(format!("{at}: {deepest}{hint}"))
     }
 }

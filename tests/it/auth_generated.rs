@@ -1,15 +1,12 @@
 //! The credential that is made up where others reach the registry and no users are configured.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    os::unix::fs::PermissionsExt,
-};
+use std::{net::SocketAddr, os::unix::fs::PermissionsExt};
 
 use serde_json::Value;
 
 use crate::support::{
     Client, Exchange, TestRegistry,
-    credentials::{ask_token, basic, bearer, push},
+    credentials::{ask_token, basic, bearer, other_address, push},
     image::Image,
 };
 
@@ -69,13 +66,6 @@ async fn whoever_listens_elsewhere_without_users_gets_a_password() {
     let again: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     assert_ne!(again["password"], password);
     drop(registry);
-}
-
-/// An IPv4 address of this machine that is not loopback, if there is one.
-fn other_address() -> Option<IpAddr> {
-    let interfaces = if_addrs::get_if_addrs().unwrap();
-    let mut addresses = interfaces.iter().map(if_addrs::Interface::ip);
-    addresses.find(|address| address.is_ipv4() && !address.is_loopback())
 }
 
 #[tokio::test]

@@ -26,6 +26,7 @@ mod auth;
 mod auth_challenges;
 mod auth_generated;
 mod auth_tokens;
+mod private_content;
 
 // What a name means, and where its content comes from.
 mod pull_through;

@@ -7,10 +7,13 @@
 //! - A request with a token is judged twice: the token's scope names the repository in the client's spelling, and the
 //!   user's rules allow the canonical name. What a request does *besides* (a mount's source, what a manifest takes from
 //!   the store, the catalog's entries) is judged by [`Identity::may`], the rules alone.
+//! - What standin fetches with a log-in of its own is for clients on this machine and for users who may read it: see
+//!   [`Access::keeping`].
 //! - Where anyone may do a thing, credentials are not even looked at: a mirror is sent those of other registries.
 
 mod key;
 mod passwords;
+mod private;
 mod token;
 mod user;
 
@@ -23,6 +26,7 @@ use super::Error;
 use crate::types::{CanonicalName, RegistryHost, digest::shown};
 use key::random_password;
 use passwords::Passwords;
+use private::Private;
 use token::{Claims, Purpose, Tokens};
 
 pub use key::{Key, KeyError};
@@ -31,7 +35,10 @@ pub use user::{Action, Grant, InvalidUser, Secret, User, UserName};
 
 /// Judges every request. Cheap to clone.
 #[derive(Clone)]
-pub struct Access(Arc<Parts>);
+pub struct Access {
+    parts: Arc<Parts>,
+    private: Private,
+}
 
 struct Parts {
     passwords: Passwords,
@@ -101,13 +108,20 @@ pub struct Wanted<'a> {
 pub struct Identity {
     user: Option<Arc<User>>,
     anonymous: Anonymous,
+    /// What is not for everyone; nothing on this machine.
+    private: Private,
 }
 
 impl Identity {
     /// Whether the rules allow it, whatever a token's scope says. Nobody has less for having logged in.
     pub fn may(&self, action: Action, name: &CanonicalName) -> bool {
         let user = self.user.as_ref();
-        self.anonymous.may(action) || user.is_some_and(|user| user.may(action, name))
+        self.anyone_may(action, name) || user.is_some_and(|user| user.may(action, name))
+    }
+
+    fn anyone_may(&self, action: Action, name: &CanonicalName) -> bool {
+        self.anonymous.may(action)
+            && (action != Action::Pull || !self.private.contains(name.source()))
     }
 
     /// The user who logged in, if any.
@@ -160,18 +174,33 @@ impl Access {
         Ok((access, Generated { user, password }))
     }
 
+    /// Keeps the names of those `registries` that `is_private` says it of from whoever has not logged in, but for clients
+    /// on this machine. It is asked at each request, and must not wait for anything.
+    pub fn keeping(
+        self,
+        registries: impl IntoIterator<Item = RegistryHost>,
+        is_private: impl Fn(&RegistryHost) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        let private = Private::new(registries, is_private);
+        Self { private, ..self }
+    }
+
     fn new(
         users: Vec<User>,
         key: Key,
         on_loopback: Anonymous,
         elsewhere: Anonymous,
     ) -> Result<Self, KeyError> {
-        Ok(Self(Arc::new(Parts {
+        let parts = Arc::new(Parts {
             passwords: Passwords::new(users)?,
             elsewhere,
             on_loopback,
             tokens: Tokens::new(key),
-        })))
+        });
+        Ok(Self {
+            parts,
+            private: Private::default(),
+        })
     }
 
     /// Lets the request pass, or says why not.
@@ -181,13 +210,14 @@ impl Access {
         wanted: Wanted<'_>,
     ) -> Result<Identity, Refusal> {
         let stranger = self.stranger(visitor);
-        if stranger.anonymous.may(wanted.action) {
+        if stranger.may(wanted.action, wanted.name) {
             return Ok(stranger);
         }
         let (identity, claims) = self.identify(visitor).await?;
         if !identity.may(wanted.action, wanted.name) {
             let (action, name) = (wanted.action, wanted.name.clone());
             return Err(match identity.user() {
+                None if stranger.anonymous.may(action) => Refusal::Private(name),
                 None => Refusal::LogIn(format!("{action} of {name}")),
                 Some(user) => Refusal::Denied {
                     user: user.clone(),
@@ -227,16 +257,22 @@ impl Access {
     /// only, someone has logged in.
     pub async fn reader(&self, visitor: Visitor<'_>) -> Result<Identity, Refusal> {
         let stranger = self.stranger(visitor);
-        if stranger.anonymous.may(Action::Pull) {
-            return Ok(stranger);
+        if !stranger.anonymous.may(Action::Pull) {
+            return self.log_in(visitor).await;
         }
-        self.log_in(visitor).await
+        if !stranger.private.is_empty()
+            && let Ok((identity, _)) = self.identify(visitor).await
+        {
+            return Ok(identity);
+        }
+        Ok(stranger)
     }
 
     /// An access token for `scopes`; without any it says who has logged in and no more. `stay` asks for a refresh token
     /// as well.
     ///
-    /// To read where anyone may read takes no log-in, and a wrong one does no harm: clients bring what they have.
+    /// To read where anyone may read takes no log-in, and a wrong one does no harm: clients bring what they have. A right
+    /// one counts where something is not for everyone.
     pub async fn issue(
         &self,
         visitor: Visitor<'_>,
@@ -244,21 +280,19 @@ impl Access {
         stay: bool,
     ) -> Result<Issued, Error> {
         let now = SystemTime::now();
-        let Identity { anonymous, .. } = self.stranger(visitor);
+        let stranger = self.stranger(visitor);
+        let anonymous = stranger.anonymous;
         let reads = !scopes.is_empty() && scopes.iter().all(Scope::is_pull);
-        let tokens = &self.0.tokens;
-        if anonymous == Anonymous::Everything || (reads && anonymous.may(Action::Pull)) {
+        let tokens = &self.parts.tokens;
+        let for_anyone =
+            anonymous == Anonymous::Everything || (reads && anonymous.may(Action::Pull));
+        if for_anyone && stranger.private.is_empty() {
             return Ok(tokens.access(None, scopes, now)?);
         }
-        let user = match visitor.credentials {
-            Credentials::None => return Err(Refusal::LogIn("this".to_owned()).into()),
-            Credentials::Password { user, password } => self.authenticate(user, password).await?,
-            Credentials::RefreshToken(token) => {
-                let claims = self.claims(token, Purpose::Refresh)?;
-                self.holder(&claims)?
-                    .ok_or(Refusal::Token(BadToken::Stale))?
-            }
-            Credentials::Token(_) | Credentials::Malformed => return Err(Refusal::Malformed.into()),
+        let user = match self.applicant(visitor.credentials).await {
+            Ok(user) => user,
+            Err(_) if for_anyone => return Ok(tokens.access(None, scopes, now)?),
+            Err(refusal) => return Err(refusal.into()),
         };
         let mut issued = tokens.access(Some(&user), scopes, now)?;
         issued.refresh_token = match visitor.credentials {
@@ -269,10 +303,23 @@ impl Access {
         Ok(issued)
     }
 
+    /// Whoever asks for a token.
+    async fn applicant(&self, credentials: Credentials<'_>) -> Result<Arc<User>, Refusal> {
+        match credentials {
+            Credentials::None => Err(Refusal::LogIn("this".to_owned())),
+            Credentials::Password { user, password } => self.authenticate(user, password).await,
+            Credentials::RefreshToken(token) => {
+                let claims = self.claims(token, Purpose::Refresh)?;
+                self.holder(&claims)?.ok_or(Refusal::Token(BadToken::Stale))
+            }
+            Credentials::Token(_) | Credentials::Malformed => Err(Refusal::Malformed),
+        }
+    }
+
     /// One sentence for the log: what may be done without a log-in.
     pub fn summary(&self) -> String {
-        let users: Vec<&str> = self.0.passwords.names().map(UserName::as_str).collect();
-        match (self.0.on_loopback, self.0.elsewhere) {
+        let users: Vec<&str> = self.parts.passwords.names().map(UserName::as_str).collect();
+        match (self.parts.on_loopback, self.parts.elsewhere) {
             (Anonymous::Everything, _) if users.is_empty() => {
                 "no users are configured: whoever reaches this registry may read and write"
                     .to_owned()
@@ -298,8 +345,12 @@ impl Access {
         Identity {
             user: None,
             anonymous: match visitor.on_loopback {
-                true => self.0.on_loopback,
-                false => self.0.elsewhere,
+                true => self.parts.on_loopback,
+                false => self.parts.elsewhere,
+            },
+            private: match visitor.on_loopback {
+                true => Private::default(),
+                false => self.private.clone(),
             },
         }
     }
@@ -324,7 +375,7 @@ impl Access {
     }
 
     fn claims(&self, token: &str, purpose: Purpose) -> Result<Claims, Refusal> {
-        let read = self.0.tokens.read(token, purpose, SystemTime::now());
+        let read = self.parts.tokens.read(token, purpose, SystemTime::now());
         read.map_err(Refusal::Token)
     }
 
@@ -333,15 +384,15 @@ impl Access {
         let Some(name) = &claims.user else {
             return Ok(None);
         };
-        let user = self.0.passwords.user(name);
-        match user.filter(|user| claims.is_of(user, &self.0.tokens.key)) {
+        let user = self.parts.passwords.user(name);
+        match user.filter(|user| claims.is_of(user, &self.parts.tokens.key)) {
             Some(user) => Ok(Some(Arc::clone(user))),
             None => Err(Refusal::Token(BadToken::Stale)),
         }
     }
 
     async fn authenticate(&self, name: &str, password: &str) -> Result<Arc<User>, Refusal> {
-        let user = self.0.passwords.check(name, password).await;
+        let user = self.parts.passwords.check(name, password).await;
         user.ok_or_else(|| Refusal::WrongPassword { user: shown(name) })
     }
 }
@@ -364,6 +415,14 @@ pub enum Refusal {
     /// Nobody has logged in.
     #[error("{0} needs a log-in (docker login) as a user of this registry")]
     LogIn(String),
+    /// It may be among what anyone may read only here.
+    #[error(
+        "{0} needs a log-in (docker login) as a user of this registry: standin itself is logged in at {source}, and gives \
+         what may be private there to clients on its own machine and to users; public: true for {source} in its \
+         configuration gives it to everyone",
+        source = .0.source()
+    )]
+    Private(CanonicalName),
     /// The user's name, quoted, is for the log.
     #[error("wrong user name or password")]
     WrongPassword { user: String },

@@ -1,5 +1,7 @@
 //! What clients show to say who they are, and how they get their tokens.
 
+use std::net::IpAddr;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use reqwest::RequestBuilder;
 
@@ -64,4 +66,11 @@ pub(crate) async fn push(client: &Client, who: &str, name: &str, image: &Image) 
         .answer()
         .await
         .expect(201);
+}
+
+/// An IPv4 address of this machine that is not loopback, if there is one.
+pub(crate) fn other_address() -> Option<IpAddr> {
+    let interfaces = if_addrs::get_if_addrs().unwrap();
+    let mut addresses = interfaces.iter().map(if_addrs::Interface::ip);
+    addresses.find(|address| address.is_ipv4() && !address.is_loopback())
 }

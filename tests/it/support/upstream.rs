@@ -81,6 +81,7 @@ pub(crate) struct FakeUpstream {
 
 #[derive(Default)]
 struct Shared {
+    guard: Mutex<Option<Guard>>,
     content: Mutex<HashMap<String, (String, Bytes)>>,
     tags: Mutex<BTreeMap<String, Vec<String>>>,
     page_cap: Mutex<Option<usize>>,
@@ -171,6 +172,14 @@ impl FakeUpstream {
             .insert(format!("{method} {path}"), replies.into_iter().collect());
     }
 
+    /// Lets in only whoever has a token from `/token`, which gives one for this `Authorization`.
+    pub(crate) fn guard(&self, authorization: &str) {
+        *self.shared.guard.lock().unwrap() = Some(Guard {
+            authorization: authorization.to_owned(),
+            realm: format!("{}/token", self.url()),
+        });
+    }
+
     /// Answers every request so, until `recover`.
     pub(crate) fn fail(&self, reply: Reply) {
         *self.shared.outage.lock().unwrap() = Some(reply);
@@ -225,6 +234,12 @@ impl ClosedPort {
     }
 }
 
+/// Who is let in.
+struct Guard {
+    authorization: String,
+    realm: String,
+}
+
 /// One request per connection keeps the log honest: no reply depends on the one before.
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let mut stream = BufReader::new(stream);
@@ -233,12 +248,18 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
         return;
     }
     let mut header = String::new();
+    let mut authorization = String::new();
     while stream
         .read_line(&mut header)
         .await
         .is_ok_and(|read| read > 2)
     {
         let line = header.trim_end().to_owned();
+        if let Some((name, value)) = line.split_once(": ")
+            && name.eq_ignore_ascii_case("authorization")
+        {
+            authorization = value.to_owned();
+        }
         shared.headers.lock().unwrap().push(line);
         header.clear();
     }
@@ -252,6 +273,10 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
         .unwrap()
         .push(format!("{method} {target}"));
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    if let Some(answer) = shared.guarded(path, &authorization) {
+        let _ = stream.write_all(answer.as_bytes()).await;
+        return;
+    }
     let scripted = shared
         .scripts
         .lock()
@@ -340,6 +365,32 @@ struct Truth {
 }
 
 impl Shared {
+    /// The answer to whoever has to show something else first, or wants a token.
+    fn guarded(&self, path: &str, authorization: &str) -> Option<String> {
+        let guard = self.guard.lock().unwrap();
+        let guard = guard.as_ref()?;
+        let (status, header, body) = match path {
+            "/token" if authorization == guard.authorization => {
+                (200, String::new(), format!("{{\"token\":\"{TOKEN}\"}}"))
+            }
+            "/token" => (401, String::new(), String::new()),
+            _ if authorization == format!("Bearer {TOKEN}") => return None,
+            _ => {
+                let realm = &guard.realm;
+                let challenge = format!("Bearer realm=\"{realm}\",service=\"upstream\"");
+                (
+                    401,
+                    format!("WWW-Authenticate: {challenge}\r\n"),
+                    String::new(),
+                )
+            }
+        };
+        let length = body.len();
+        Some(format!(
+            "HTTP/1.1 {status} Guarded\r\n{header}Content-Length: {length}\r\n{CLOSE}{body}"
+        ))
+    }
+
     fn truth(&self, path: &str, query: &str) -> Truth {
         if let Some((kind, body)) = self.content.lock().unwrap().get(path) {
             // A tag's manifest is small; a blob's digest is in its path.
@@ -407,3 +458,6 @@ fn json(status: u16, headers: &str, body: String) -> Truth {
 }
 
 const CLOSE: &str = "Connection: close\r\n\r\n";
+
+/// The token of a guarded upstream.
+pub(crate) const TOKEN: &str = "let-me-in";

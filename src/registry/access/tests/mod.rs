@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod private;
 mod tokens;
 
 use std::time::{Duration, Instant};
