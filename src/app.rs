@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    cache::Cache,
+    cache::{self, Cache, Pace},
     config::{Config, San, Seed},
     http::{self, Http},
     metrics::Metrics,
@@ -63,10 +63,15 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     };
     let upstreams = Upstreams::new(config.registries.clone(), config.limits.registry.manifest)
         .with_keyring(&keyring);
+    let tag_ttl = config.tag_ttl.clone();
     let cache = Cache::new(
         Arc::clone(&store),
         upstreams,
-        config.tag_ttl,
+        cache::Settings {
+            tag_ttl: Arc::new(move |name| tag_ttl.of(name, None)),
+            negative_ttl: config.negative_ttl,
+            pace: Pace::default(),
+        },
         runtime.handle().clone(),
     );
     let rules = Rules {

@@ -46,11 +46,11 @@
 //!    has none, and the source may be asked, it goes on to `cache`.
 //! 4. `cache` answers a digest it holds, and a tag it heard of within `--tag-ttl`. Else it asks the upstream, once for all
 //!    who want the same thing at that moment, verifies the digest, keeps the manifest, and records what it names as the
-//!    repository's members.
+//!    repository's members. If the upstream fails, an older answer does, marked as stale.
 //! 5. Blobs follow ([`Registry::pull_blob`](registry::Registry::pull_blob)). Members whose bytes are here are read from
 //!    disk. For the others `cache` starts a fill, or joins the one under way: it writes a file that grows, and each client
-//!    reads behind it at its own pace. The last byte is given out only after the digest was verified and the blob
-//!    committed.
+//!    reads behind it at its own pace. A body that breaks off goes on in the same fill. The last byte is given out only
+//!    after the digest was verified and the blob committed.
 //!
 //! # The life of a push
 //!
@@ -77,7 +77,8 @@
 //! | What must a push bring? | `registry/needs.rs`, `Registry::needs` |
 //! | When is a blob visible? | `storage/upload.rs`, `VerifiedBlob`; then `publish` in `storage/fs.rs` |
 //! | What is on disk? | `storage/layout.rs`: the tree, and every key |
-//! | How do many clients share one download? | `cache/fill.rs` |
+//! | How do many clients share one download, and how does it go on when it breaks off? | `cache/fill.rs`; `cache/download.rs` |
+//! | How old may a tag's answer be? | `cache/mod.rs`, `Cache::manifest` |
 //! | What is sent to an upstream, and what do its failures become? | `upstream/mod.rs`; then `classify_upstream` in `http/error.rs` |
 //! | Which log-in or token is an upstream shown? | `upstream/auth.rs`; where log-ins come from: `upstream/credentials.rs` |
 //! | Who may do this? | `registry/access/mod.rs`, `Access::permit`; what a client shows and is told: `http/auth.rs` |

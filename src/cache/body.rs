@@ -2,14 +2,14 @@
 //!
 //! Nothing in here asks for anything on its own, except where the store gave out and a client has to be brought to its end.
 
-use std::{io, ops::Range};
+use std::{io, ops::Range, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream, stream::BoxStream};
 use tokio::sync::watch;
 
 use super::{
-    Cache, UpstreamError,
+    Cache, Error, UpstreamError,
     fill::{Progress, interrupted},
 };
 use crate::{
@@ -40,6 +40,29 @@ impl Body {
     /// In bytes; unknown where an upstream did not say.
     pub fn size(&self) -> Option<u64> {
         self.size
+    }
+
+    /// Returns when byte `at` can be read, or after `patience`. An error means that it can't be had.
+    pub async fn await_byte(&mut self, at: u64, patience: Duration) -> Result<(), Error> {
+        let Source::Filling(reader) = &mut self.source else {
+            return Ok(());
+        };
+        let known = reader.progress.wait_for(|progress| match progress {
+            Progress::Asking => false,
+            Progress::Filling { readable, .. } => *readable > at,
+            Progress::Complete { .. }
+            | Progress::Absent
+            | Progress::NoRoom
+            | Progress::Failed(_) => true,
+        });
+        match tokio::time::timeout(patience, known).await {
+            Ok(Ok(progress)) => match &*progress {
+                Progress::Failed(error) => Err(error.clone()),
+                _ => Ok(()),
+            },
+            Ok(Err(_)) => Err(interrupted(&reader.name)),
+            Err(_) => Ok(()),
+        }
     }
 
     /// The bytes of `range`, or all of them, in pieces of at most `piece` where they come from a disk. An error means that

@@ -97,7 +97,7 @@ impl Cache {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let (since, tags) = listings.get(name)?;
-        (since.elapsed() < self.0.tag_ttl).then(|| Arc::clone(tags))
+        (since.elapsed() < (self.0.tag_ttl)(name)).then(|| Arc::clone(tags))
     }
 
     fn keep_listing(&self, name: &CanonicalName, tags: &Arc<Vec<Tag>>) {
@@ -107,7 +107,7 @@ impl Cache {
             .0
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        listings.retain(|_, (since, _)| since.elapsed() < self.0.tag_ttl);
+        listings.retain(|name, (since, _)| since.elapsed() < (self.0.tag_ttl)(name));
         if listings.len() < KEPT {
             listings.insert(name.clone(), (Instant::now(), Arc::clone(tags)));
         }

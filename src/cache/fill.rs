@@ -7,20 +7,20 @@
 //! ```
 //!
 //! The last byte is readable only once the digest is verified and the blob committed: a body that does not hash to its
-//! name can't be received to its end.
+//! name can't be received to its end, nor can a range that ends where the blob does.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, stream::BoxStream};
+use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
 use super::{
     Cache, Cause, Error, UpstreamError,
     body::{Body, Reader, Source, rehash, verified},
+    download::{Download, Spares},
 };
 use crate::{
     storage::{
@@ -37,6 +37,8 @@ pub(super) struct Fills(Mutex<HashMap<Digest, Fill>>);
 struct Fill {
     /// Under which name the upstream is asked.
     name: CanonicalName,
+    /// Who else waits for it and has it.
+    spares: Spares,
     progress: watch::Receiver<Progress>,
 }
 
@@ -70,6 +72,10 @@ impl Cache {
         let mut vouched = expected.is_some();
         loop {
             let fill = self.join(name, digest, expected);
+            let own = fill.name == *name;
+            if vouched && !own {
+                fill.spares.lend(name);
+            }
             let mut progress = fill.progress.clone();
             let state = match progress
                 .wait_for(|state| !matches!(state, Progress::Asking))
@@ -78,7 +84,6 @@ impl Cache {
                 Ok(state) => state.clone(),
                 Err(_) => return Err(interrupted(name)),
             };
-            let own = fill.name == *name;
             match state {
                 Progress::Asking => {}
                 Progress::Filling { .. } | Progress::Complete { .. } if !own && !vouched => {
@@ -128,6 +133,10 @@ impl Cache {
             |state: &Progress| !matches!(state, Progress::Asking | Progress::Filling { .. });
         loop {
             let mut fill = self.join(name, digest, Some(expected));
+            let own = fill.name == *name;
+            if !own {
+                fill.spares.lend(name);
+            }
             let state = match fill.progress.wait_for(ended).await {
                 Ok(state) => state.clone(),
                 Err(_) => return Err(interrupted(name)),
@@ -135,7 +144,7 @@ impl Cache {
             match state {
                 Progress::Complete { .. } => return Ok(true),
                 // Another name's upstream said so; ours may know better.
-                Progress::Absent | Progress::Failed(_) if fill.name != *name => {}
+                Progress::Absent | Progress::Failed(_) if !own => {}
                 Progress::Failed(error) => return Err(error),
                 Progress::NoRoom => {
                     let cause =
@@ -152,6 +161,7 @@ impl Cache {
         let (sender, progress) = watch::channel(Progress::Asking);
         let fill = Fill {
             name: name.clone(),
+            spares: Spares::default(),
             progress,
         };
         match self.0.fills.lock().entry(digest.clone()) {
@@ -164,8 +174,11 @@ impl Cache {
             digest: digest.clone(),
         };
         let (cache, name, digest) = (self.clone(), name.clone(), digest.clone());
+        let spares = fill.spares.clone();
         self.0.runtime.spawn(async move {
-            let outcome = cache.download(&name, &digest, expected, &sender).await;
+            let outcome = cache
+                .download(&name, &digest, expected, spares, &sender)
+                .await;
             if let Progress::Failed(error) = &outcome {
                 log::warn!("{name}: fetching {digest} failed: {error}");
             }
@@ -181,6 +194,7 @@ impl Cache {
         name: &CanonicalName,
         digest: &Digest,
         expected: Option<u64>,
+        spares: Spares,
         progress: &watch::Sender<Progress>,
     ) -> Progress {
         let prepared = {
@@ -201,17 +215,14 @@ impl Cache {
             Ok(Prepared::NoRoom) => return Progress::NoRoom,
             Err(error) => return Progress::Failed(error.into()),
         };
-        let remote = match self
-            .0
-            .upstreams
-            .get_blob(name.source(), name.repository(), digest, 0)
-            .await
-        {
-            Ok(Some(remote)) => remote,
+        let begun = Download::begin(self, name, digest, 0, spares, expected.is_some());
+        let mut download = match begun.await {
+            Ok(Some(download)) => download,
             Ok(None) => return Progress::Absent,
             Err(error) => return Progress::Failed(error.into()),
         };
-        let size = remote.size.or(expected);
+        download.expect(expected);
+        let size = download.size();
         let reserved = blocking(move || {
             let reserved = size.map_or(Ok(()), |size| staging.reserve(size));
             (staging, reserved)
@@ -226,17 +237,17 @@ impl Cache {
             readable: 0,
             bytes: staging.reader(),
         });
-        let body = bounded(remote.body, name.clone(), size);
         let received = receive(
             staging,
-            body.boxed(),
+            download.stream(),
             Batches::Eager,
             |staging: &Staging| {
                 let written = staging.offset();
                 progress.send_modify(|state| {
                     if let Progress::Filling { size, readable, .. } = state {
-                        *readable =
-                            size.map_or(written, |size| written.min(size.saturating_sub(1)));
+                        // Where the end is not known, each byte may be the last.
+                        let last = size.unwrap_or(written).saturating_sub(1);
+                        *readable = written.min(last);
                     }
                 });
             },
@@ -295,22 +306,14 @@ impl Cache {
                 )
             }
         };
-        let (cache, canonical, wanted) = (self.clone(), name.clone(), digest.clone());
-        let remote = self
-            .background(async move {
-                cache
-                    .0
-                    .upstreams
-                    .get_blob(canonical.source(), canonical.repository(), &wanted, from)
-                    .await
-            })
-            .await?;
-        let Some(remote) = remote else {
+        let begun = Download::begin(self, name, digest, from, Spares::default(), true).await?;
+        let Some(download) = begun else {
             return Ok(None);
         };
-        let body = verified(remote.body, hasher, digest.clone());
+        let size = download.size();
+        let body = verified(download.stream(), hasher, digest.clone());
         Ok(Some(Body {
-            size: remote.size,
+            size,
             source: Source::Unstored(body.boxed()),
         }))
     }
@@ -376,27 +379,6 @@ fn remember(
         source: None,
     };
     store.add_member(namespace, name, digest, &Reason::Pulled, &member)
-}
-
-/// `body`, broken off where it grows beyond `size`.
-fn bounded(
-    body: BoxStream<'static, Result<Bytes, UpstreamError>>,
-    name: CanonicalName,
-    size: Option<u64>,
-) -> impl Stream<Item = Result<Bytes, UpstreamError>> + Send + 'static {
-    let mut left = size;
-    body.map(move |piece| {
-        let piece = piece?;
-        if let Some(left) = &mut left {
-            *left = left.checked_sub(piece.len() as u64).ok_or_else(|| {
-                UpstreamError::new(
-                    name.source(),
-                    Cause::Protocol("it sent more than the blob's size".to_owned()),
-                )
-            })?;
-        }
-        Ok(piece)
-    })
 }
 
 pub(super) fn interrupted(name: &CanonicalName) -> Error {

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures_util::{
@@ -12,9 +12,11 @@ use futures_util::{
 };
 use tokio::sync::oneshot;
 
-use super::{Cache, Cause, Error, PulledManifest, UpstreamError, Want, fill::interrupted};
+use super::{
+    Cache, Cause, Error, Patience, PulledManifest, UpstreamError, Want, fill::interrupted,
+};
 use crate::{
-    storage::{ManifestEntry, TagEntry, blocking},
+    storage::{self, ManifestEntry, TagEntry, blocking},
     types::{
         Algorithm, CanonicalName, Digest, Manifest, Namespace, Reference, Role, Tag,
         manifest::is_json_object,
@@ -22,14 +24,22 @@ use crate::{
 };
 
 /// Questions under way.
-pub(super) type Flights = Mutex<HashMap<(CanonicalName, Reference, Want), Flight>>;
+pub(super) type Flights = Mutex<HashMap<Question, Flight>>;
+
+type Question = (CanonicalName, Reference, Want, Patience);
 
 pub(super) type Flight = Shared<BoxFuture<'static, Result<Option<PulledManifest>, Error>>>;
 
 impl Cache {
     /// Asks the upstream, once for all who want the same thing at this moment.
-    pub(super) fn flight(&self, name: &CanonicalName, reference: &Reference, want: Want) -> Flight {
-        let key = (name.clone(), reference.clone(), want);
+    pub(super) fn flight(
+        &self,
+        name: &CanonicalName,
+        reference: &Reference,
+        want: Want,
+        patience: Patience,
+    ) -> Flight {
+        let key = (name.clone(), reference.clone(), want, patience);
         let (landed, answer) = oneshot::channel();
         let flight = {
             let name = name.clone();
@@ -47,7 +57,10 @@ impl Cache {
         };
         let (cache, name, reference) = (self.clone(), name.clone(), reference.clone());
         self.0.runtime.spawn(async move {
-            let result = cache.ask(&name, &reference, want).await;
+            let result = cache.ask(&name, &reference, want, patience).await;
+            if let Ok(None) = result {
+                cache.0.absences.note(&name, &reference, Instant::now());
+            }
             // First off the board, then the news: whoever comes later asks anew.
             drop(landing);
             let _ = landed.send(result);
@@ -55,7 +68,7 @@ impl Cache {
         flight
     }
 
-    fn flights(&self) -> MutexGuard<'_, HashMap<(CanonicalName, Reference, Want), Flight>> {
+    fn flights(&self) -> MutexGuard<'_, HashMap<Question, Flight>> {
         self.0
             .manifests
             .lock()
@@ -67,25 +80,49 @@ impl Cache {
         name: &CanonicalName,
         reference: &Reference,
         want: Want,
+        patience: Patience,
     ) -> Result<Option<PulledManifest>, Error> {
         let Reference::Tag(tag) = reference else {
-            return self.ask_by_digest(name, reference, want).await;
+            return self.ask_by_digest(name, reference, want, patience).await;
         };
-        let known = {
+        let (known, young) = {
             let (cache, name, reference) = (self.clone(), name.clone(), reference.clone());
-            blocking(move || cache.held(&name, &reference, Want::Description, Freshness::Any))
-                .await?
+            blocking(move || {
+                let young = Freshness::Within((cache.0.tag_ttl)(&name));
+                let described =
+                    |freshness| cache.held(&name, &reference, Want::Description, freshness);
+                Ok::<_, Error>((described(Freshness::Any)?, described(young)?))
+            })
+            .await?
         };
+        // A HEAD told a moment ago what the tag is.
+        if want == Want::Bytes
+            && let Some(young) = young
+        {
+            let by_digest = Reference::Digest(young.digest);
+            let fetched = self.fetch(name, &by_digest, want, patience).await?;
+            if fetched.is_some() {
+                return Ok(fetched);
+            }
+        }
         // GET counts against an upstream's pull limit, HEAD does not.
         if known.is_none() && want == Want::Bytes {
-            return self.fetch(name, reference, want).await;
+            return self.fetch(name, reference, want, patience).await;
         }
-        let Some(remote) = self
-            .0
-            .upstreams
-            .head_manifest(name.source(), name.repository(), reference)
-            .await?
-        else {
+        let (source, repository) = (name.source(), name.repository());
+        let upstreams = &self.0.upstreams;
+        let remote = match upstreams
+            .head_manifest(source, repository, reference, patience)
+            .await
+        {
+            Ok(remote) => remote,
+            // There are registries that know no HEAD of a manifest.
+            Err(error) if matches!(error.cause.essence(), Cause::Status(405 | 501)) => {
+                return self.fetch(name, reference, want, patience).await;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let Some(remote) = remote else {
             let (cache, name, tag) = (self.clone(), name.clone(), tag.clone());
             let forgotten =
                 blocking(move || cache.0.store.delete_tag(Namespace::Upstream, &name, &tag)).await;
@@ -95,7 +132,7 @@ impl Cache {
             return Ok(None);
         };
         let Some(digest) = remote.digest else {
-            return self.fetch(name, reference, want).await;
+            return self.fetch(name, reference, want, patience).await;
         };
         let entry = match (
             known.filter(|known| known.digest == digest),
@@ -114,6 +151,7 @@ impl Cache {
                 digest,
                 entry,
                 bytes: None,
+                stale: None,
             }));
         }
         let by_digest = Reference::Digest(digest);
@@ -123,7 +161,7 @@ impl Cache {
         };
         match held {
             Some(manifest) => Ok(Some(manifest)),
-            None => self.fetch(name, &by_digest, want).await,
+            None => self.fetch(name, &by_digest, want, patience).await,
         }
     }
 
@@ -132,17 +170,18 @@ impl Cache {
         name: &CanonicalName,
         reference: &Reference,
         want: Want,
+        patience: Patience,
     ) -> Result<Option<PulledManifest>, Error> {
         let Reference::Digest(digest) = reference else {
             return Ok(None);
         };
         if want == Want::Bytes {
-            return self.fetch(name, reference, want).await;
+            return self.fetch(name, reference, want, patience).await;
         }
         let remote = self
             .0
             .upstreams
-            .head_manifest(name.source(), name.repository(), reference)
+            .head_manifest(name.source(), name.repository(), reference, patience)
             .await?;
         let Some(remote) = remote else {
             return Ok(None);
@@ -154,9 +193,10 @@ impl Cache {
                     digest: digest.clone(),
                     entry,
                     bytes: None,
+                    stale: None,
                 }))
             }
-            _ => self.fetch(name, reference, want).await,
+            _ => self.fetch(name, reference, want, patience).await,
         }
     }
 
@@ -166,11 +206,12 @@ impl Cache {
         name: &CanonicalName,
         reference: &Reference,
         want: Want,
+        patience: Patience,
     ) -> Result<Option<PulledManifest>, Error> {
         let fetched = self
             .0
             .upstreams
-            .get_manifest(name.source(), name.repository(), reference)
+            .get_manifest(name.source(), name.repository(), reference, patience)
             .await?;
         let Some(fetched) = fetched else {
             return Ok(None);
@@ -238,6 +279,7 @@ impl Cache {
             digest,
             entry,
             bytes,
+            stale: None,
         }))
     }
 
@@ -249,17 +291,29 @@ impl Cache {
         digest: &Digest,
         manifest: Option<ManifestEntry>,
     ) {
-        let entry = TagEntry {
+        let mut entry = TagEntry {
             digest: digest.clone(),
             manifest,
             checked: Some(now()),
+            previous: None,
         };
         let (cache, canonical, tag) = (self.clone(), name.clone(), tag.clone());
         let kept = blocking(move || {
-            cache
-                .0
-                .store
-                .put_tag(Namespace::Upstream, &canonical, &tag, &entry)
+            let store = &cache.0.store;
+            let is_held = |digest: &Digest| {
+                let held = store.manifest(Namespace::Upstream, &canonical, digest)?;
+                Ok::<_, storage::Error>(held.is_some())
+            };
+            // Until the new manifest is here, an outage must find the old one.
+            if !is_held(&entry.digest)?
+                && let Some(before) = store.tag(Namespace::Upstream, &canonical, &tag)?
+            {
+                entry.previous = match is_held(&before.digest)? {
+                    true => Some(before.digest),
+                    false => before.previous,
+                };
+            }
+            store.put_tag(Namespace::Upstream, &canonical, &tag, &entry)
         })
         .await;
         if let Err(error) = kept {
@@ -294,6 +348,7 @@ impl Cache {
                 digest,
                 entry,
                 bytes,
+                stale: None,
             }));
         }
         match described {
@@ -301,13 +356,40 @@ impl Cache {
                 digest,
                 entry,
                 bytes: None,
+                stale: None,
             })),
             _ => Ok(None),
         }
     }
 
+    /// What the store has, however old, and can give out whole. Blocks.
+    pub(super) fn usable(
+        &self,
+        name: &CanonicalName,
+        reference: &Reference,
+        want: Want,
+    ) -> Result<Option<PulledManifest>, Error> {
+        let (latest, previous) = match reference {
+            Reference::Digest(digest) => (digest.clone(), None),
+            Reference::Tag(tag) => match self.0.store.tag(Namespace::Upstream, name, tag)? {
+                Some(entry) => (entry.digest, entry.previous),
+                None => return Ok(None),
+            },
+        };
+        for digest in [Some(latest), previous].into_iter().flatten() {
+            let by_digest = Reference::Digest(digest);
+            if let Some(manifest) = self.held(name, &by_digest, Want::Bytes, Freshness::Any)?
+                && self.is_usable(&manifest, 0)?
+            {
+                let bytes = manifest.bytes.filter(|_| want == Want::Bytes);
+                return Ok(Some(PulledManifest { bytes, ..manifest }));
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether a client that is given this manifest can be given the rest. Blocks.
-    pub(super) fn is_usable(&self, manifest: &PulledManifest, depth: usize) -> Result<bool, Error> {
+    fn is_usable(&self, manifest: &PulledManifest, depth: usize) -> Result<bool, Error> {
         const DEEPEST: usize = 8;
         let store = &self.0.store;
         let largest = self.0.upstreams.manifest_limit() as u64;
@@ -341,6 +423,7 @@ impl Cache {
                         digest: reference.digest.clone(),
                         entry,
                         bytes: Some(content.read()?),
+                        stale: None,
                     };
                     if self.is_usable(&child, depth + 1)? {
                         return Ok(true);
@@ -355,7 +438,7 @@ impl Cache {
 /// Takes a flight off the board when it ends, however it ends.
 struct Landing {
     cache: Cache,
-    key: (CanonicalName, Reference, Want),
+    key: Question,
 }
 
 impl Drop for Landing {

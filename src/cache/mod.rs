@@ -8,9 +8,13 @@
 //! - Nothing is visible, and no client has the whole of a blob, before its digest is verified. A range of a blob that is
 //!   still being fetched is given out as it comes: only whoever puts the ranges together can verify them.
 //! - A store that takes no more bytes costs the copy, never the pull.
+//! - An upstream that fails is made up for as far as it can be: a broken body goes on where it ended, and a tag is
+//!   answered with what it last was. An outage is never taken for an absence.
 
+mod absent;
 mod body;
 mod discovery;
+mod download;
 mod fill;
 mod manifest;
 #[cfg(test)]
@@ -18,7 +22,7 @@ pub(crate) mod testing;
 
 use std::{
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -31,9 +35,10 @@ use crate::{
 };
 use manifest::Freshness;
 
-pub use crate::upstream::{Cause, Error as UpstreamError, HEADER_BUDGET};
+pub use crate::upstream::{Cause, Error as UpstreamError, HEADER_BUDGET, Patience};
 pub use body::Body;
 pub use discovery::TagPage;
+pub use download::Pace;
 
 /// A manifest to be answered with.
 #[derive(Clone, Debug)]
@@ -42,6 +47,8 @@ pub struct PulledManifest {
     pub entry: ManifestEntry,
     /// Absent where only its description was wanted.
     pub bytes: Option<Bytes>,
+    /// Why the upstream could not say whether this is still what the tag means.
+    pub stale: Option<UpstreamError>,
 }
 
 /// How much of a manifest is wanted.
@@ -52,6 +59,18 @@ pub enum Want {
     Bytes,
 }
 
+/// How long what upstreams said is good, and how they are asked again.
+#[derive(Clone)]
+pub struct Settings {
+    pub tag_ttl: TagTtl,
+    /// How long an upstream's 404 to a manifest is good.
+    pub negative_ttl: Duration,
+    pub pace: Pace,
+}
+
+/// How long an upstream's answer for a tag of this repository is good.
+pub type TagTtl = Arc<dyn Fn(&CanonicalName) -> Duration + Send + Sync>;
+
 /// The pull-through cache. Cheap to clone.
 #[derive(Clone)]
 pub struct Cache(Arc<Shelf>);
@@ -61,10 +80,12 @@ struct Shelf {
     upstreams: Upstreams,
     /// Where fetches run: outlives every request.
     runtime: Handle,
-    tag_ttl: Duration,
+    tag_ttl: TagTtl,
+    pace: Pace,
     fills: fill::Fills,
     listings: discovery::Listings,
     manifests: manifest::Flights,
+    absences: absent::Absences,
 }
 
 impl Cache {
@@ -72,17 +93,19 @@ impl Cache {
     pub fn new(
         store: Arc<Store>,
         upstreams: Upstreams,
-        tag_ttl: Duration,
+        settings: Settings,
         runtime: Handle,
     ) -> Self {
         Self(Arc::new(Shelf {
             store,
             upstreams,
             runtime,
-            tag_ttl,
+            tag_ttl: settings.tag_ttl,
+            pace: settings.pace,
             fills: fill::Fills::default(),
             listings: discovery::Listings::default(),
             manifests: Mutex::default(),
+            absences: absent::Absences::new(settings.negative_ttl),
         }))
     }
 
@@ -96,23 +119,49 @@ impl Cache {
         self.0.upstreams.has_login(registry)
     }
 
-    /// The manifest, from the cache if it is fresh, else from the upstream. `None`: the upstream has none.
+    /// The manifest, from the cache if it is fresh, else from the upstream, else from the cache however old, if it is
+    /// usable. `None`: the upstream has none.
     pub async fn manifest(
         &self,
         name: &CanonicalName,
         reference: &Reference,
         want: Want,
+        patience: Patience,
     ) -> Result<Option<PulledManifest>, Error> {
         let fresh = {
             let (cache, name, reference) = (self.clone(), name.clone(), reference.clone());
             blocking(move || {
-                cache.held(&name, &reference, want, Freshness::Within(cache.0.tag_ttl))
+                let limit = (cache.0.tag_ttl)(&name);
+                cache.held(&name, &reference, want, Freshness::Within(limit))
             })
             .await?
         };
-        match fresh {
-            Some(manifest) => Ok(Some(manifest)),
-            None => self.flight(name, reference, want).await,
+        if fresh.is_some() {
+            return Ok(fresh);
+        }
+        if self.0.absences.holds(name, reference, Instant::now()) {
+            return Ok(None);
+        }
+        let error = match self.flight(name, reference, want, patience).await {
+            Err(Error::Upstream(error)) => error,
+            answered => return answered,
+        };
+        match self.held_manifest(name, reference, want).await {
+            Ok(Some(manifest)) => {
+                log::warn!(
+                    "{name}: {reference} is served as it was last known, {}, since {error}",
+                    manifest.digest
+                );
+                Ok(Some(PulledManifest {
+                    stale: Some(error),
+                    ..manifest
+                }))
+            }
+            Ok(None) => Err(error.into()),
+            Err(unreadable) => {
+                log::warn!("{name}: what {reference} was can't be told: {unreadable}");
+                Err(error.into())
+            }
         }
     }
 
@@ -122,15 +171,15 @@ impl Cache {
         &self,
         name: &CanonicalName,
         reference: &Reference,
+        want: Want,
     ) -> Result<Option<PulledManifest>, Error> {
         let (cache, name, reference) = (self.clone(), name.clone(), reference.clone());
-        blocking(move || {
-            let Some(manifest) = cache.held(&name, &reference, Want::Bytes, Freshness::Any)? else {
-                return Ok(None);
-            };
-            Ok(cache.is_usable(&manifest, 0)?.then_some(manifest))
-        })
-        .await
+        blocking(move || cache.usable(&name, &reference, want)).await
+    }
+
+    /// Forgets that manifests of that name are absent.
+    pub fn forget_absences(&self, name: &CanonicalName) {
+        self.0.absences.forget(name);
     }
 
     /// Whether the upstream has the manifest, and its size if it says so. Not cached.
@@ -148,7 +197,7 @@ impl Cache {
             let found = cache
                 .0
                 .upstreams
-                .head_manifest(name.source(), name.repository(), &reference)
+                .head_manifest(name.source(), name.repository(), &reference, Patience::Full)
                 .await?;
             Ok(found.map(|manifest| manifest.size))
         })

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io::{BufRead as _, BufReader, Write as _},
     net::{TcpListener, TcpStream},
     sync::{Arc, Condvar, Mutex},
@@ -13,7 +13,7 @@ use std::{
 
 use tokio::runtime::Handle;
 
-use super::Cache;
+use super::{Cache, Pace, Settings};
 use crate::{
     storage::Store,
     types::{Algorithm, Digest, RegistryHost, manifest::MANIFEST_LIMIT},
@@ -26,11 +26,13 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// A server on loopback, which lives as long as the test.
 pub(crate) struct FakeUpstream {
     url: String,
+    content: Arc<Mutex<Content>>,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
-/// What is there, by the path behind `/v2/`. Everything else is answered 404.
-pub(crate) type Content = BTreeMap<String, Reply>;
+/// What is there, by the path behind `/v2/`: the answers to one GET after the other, the last one for all that follow.
+/// Everything else is answered 404.
+type Content = BTreeMap<String, VecDeque<Reply>>;
 
 /// An answer of 200, or 206 to a `Range`.
 #[derive(Clone, Default)]
@@ -39,6 +41,12 @@ pub(crate) struct Reply {
     pub(crate) content_type: Option<&'static str>,
     /// Of a GET's body so many bytes are sent, and the rest when the gate is open.
     pub(crate) held_at: Option<(usize, Gate)>,
+    /// Of a GET's body so many bytes are sent, and then the connection is closed.
+    pub(crate) cut_at: Option<usize>,
+    /// A `Range` is answered with everything.
+    pub(crate) ignores_range: bool,
+    /// Nothing is said of the length.
+    pub(crate) chunked: bool,
     /// This status and no body.
     pub(crate) status: Option<u16>,
 }
@@ -74,6 +82,13 @@ impl Reply {
         }
     }
 
+    pub(crate) fn cut(bytes: &[u8], at: usize) -> Self {
+        Self {
+            cut_at: Some(at),
+            ..Self::of(bytes)
+        }
+    }
+
     pub(crate) fn failure(status: u16) -> Self {
         Self {
             status: Some(status),
@@ -86,17 +101,32 @@ impl FakeUpstream {
     pub(crate) fn start<const N: usize>(content: [(String, Reply); N]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let content = Arc::new(Content::from(content));
+        let content = content.map(|(path, reply)| (path, VecDeque::from([reply])));
+        let content = Arc::new(Mutex::new(Content::from(content)));
+        let served = Arc::clone(&content);
         let requests = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&requests);
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                let (content, log) = (Arc::clone(&content), Arc::clone(&log));
+                let (content, log) = (Arc::clone(&served), Arc::clone(&log));
                 // A client that goes away is none of the test's business.
                 thread::spawn(move || drop(answer(&client, &content, &log)));
             }
         });
-        Self { url, requests }
+        Self {
+            url,
+            content,
+            requests,
+        }
+    }
+
+    /// Answers GETs of `path` so from now on, one after the other.
+    pub(crate) fn script(&self, path: &str, replies: impl IntoIterator<Item = Reply>) {
+        let replies = replies.into_iter().collect();
+        self.content
+            .lock()
+            .unwrap()
+            .insert(path.to_owned(), replies);
     }
 
     /// `<method> <path behind /v2/>[ from <offset>]` of every request so far.
@@ -112,7 +142,11 @@ impl FakeUpstream {
     }
 }
 
-fn answer(client: &TcpStream, content: &Content, log: &Mutex<Vec<String>>) -> std::io::Result<()> {
+fn answer(
+    client: &TcpStream,
+    content: &Mutex<Content>,
+    log: &Mutex<Vec<String>>,
+) -> std::io::Result<()> {
     let mut lines = BufReader::new(client).lines();
     let request = lines.next().transpose()?.unwrap_or_default();
     let mut from = 0;
@@ -136,7 +170,15 @@ fn answer(client: &TcpStream, content: &Content, log: &Mutex<Vec<String>>) -> st
     log.lock().unwrap().push(format!("{method} {path}{behind}"));
 
     let mut client = client;
-    let reply = content.get(path).cloned().unwrap_or(Reply::failure(404));
+    let reply = match content.lock().unwrap().get_mut(path) {
+        Some(replies) if method == "GET" && replies.len() > 1 => replies.pop_front(),
+        Some(replies) => replies.front().cloned(),
+        None => None,
+    };
+    let reply = reply.unwrap_or(Reply::failure(404));
+    if reply.ignores_range {
+        from = 0;
+    }
     if let Some(status) = reply.status {
         return write!(
             client,
@@ -156,34 +198,63 @@ fn answer(client: &TcpStream, content: &Content, log: &Mutex<Vec<String>>) -> st
     if let Some(content_type) = reply.content_type {
         write!(client, "content-type: {content_type}\r\n")?;
     }
-    let length = rest.len();
-    write!(
-        client,
-        "content-length: {length}\r\nconnection: close\r\n\r\n"
-    )?;
+    match reply.chunked {
+        true => write!(client, "transfer-encoding: chunked\r\n")?,
+        false => write!(client, "content-length: {}\r\n", rest.len())?,
+    }
+    write!(client, "connection: close\r\n\r\n")?;
     if method == "HEAD" {
         return Ok(());
     }
-    let Some((at, gate)) = reply.held_at.filter(|_| from == 0) else {
-        return client.write_all(rest);
-    };
-    client.write_all(&rest[..at])?;
-    client.flush()?;
-    gate.wait();
-    client.write_all(&rest[at..])
+    if reply.chunked {
+        let sent = &rest[..reply.cut_at.unwrap_or(rest.len())];
+        write!(client, "{:x}\r\n", sent.len())?;
+        client.write_all(sent)?;
+        let end: &[u8] = match reply.cut_at {
+            Some(_) => b"",
+            None => b"\r\n0\r\n\r\n",
+        };
+        return client.write_all(end);
+    }
+    if let Some((at, gate)) = reply.held_at.filter(|_| from == 0) {
+        client.write_all(&rest[..at])?;
+        client.flush()?;
+        gate.wait();
+        let end = reply.cut_at.unwrap_or(rest.len());
+        return client.write_all(&rest[at..end]);
+    }
+    let end = reply.cut_at.unwrap_or(rest.len()).min(rest.len());
+    client.write_all(&rest[..end])
 }
 
 /// A cache over `store` that asks `upstream` for quay.io and docker.io both.
 pub(crate) fn cache(store: &Arc<Store>, upstream: &FakeUpstream) -> Cache {
-    cache_on(store, upstream, Handle::current())
+    cache_on(store, upstream, impatient(), Handle::current())
 }
 
-pub(crate) fn cache_on(store: &Arc<Store>, upstream: &FakeUpstream, runtime: Handle) -> Cache {
+pub(crate) fn cache_on(
+    store: &Arc<Store>,
+    upstream: &FakeUpstream,
+    settings: Settings,
+    runtime: Handle,
+) -> Cache {
     let registries = registries()
         .into_iter()
         .map(|host| (host, upstream.url.parse().unwrap()));
     let upstreams = Upstreams::new(registries.collect(), MANIFEST_LIMIT);
-    Cache::new(Arc::clone(store), upstreams, Duration::ZERO, runtime)
+    Cache::new(Arc::clone(store), upstreams, settings, runtime)
+}
+
+/// Every question is asked, and none waits long before it is asked again.
+pub(crate) fn impatient() -> Settings {
+    Settings {
+        tag_ttl: Arc::new(|_| Duration::ZERO),
+        negative_ttl: Duration::ZERO,
+        pace: Pace {
+            pause: Duration::from_millis(1),
+            ..Pace::default()
+        },
+    }
 }
 
 pub(crate) fn registries() -> [RegistryHost; 2] {

@@ -1,12 +1,15 @@
 //! Fills from inside: a store that gives out in mid-fill, joiners from other names, races with a commit, a runtime that is gone.
 #![allow(clippy::unwrap_used)]
 
+mod ranges;
+mod resume;
+
 use std::{io, sync::mpsc, thread};
 
 use tempfile::TempDir;
 
 use super::{
-    testing::{FakeUpstream, Gate, Reply, SOON, blob_path, cache, cache_on},
+    testing::{FakeUpstream, Gate, Reply, SOON, blob_path, cache, cache_on, impatient},
     *,
 };
 use crate::{
@@ -365,6 +368,7 @@ async fn a_tag_that_is_gone_upstream_is_gone_even_if_it_can_not_be_forgotten_her
             size: 1,
         }),
         checked: None,
+        previous: None,
     };
     fixture
         .store
@@ -374,7 +378,9 @@ async fn a_tag_that_is_gone_upstream_is_gone_even_if_it_can_not_be_forgotten_her
         .faults
         .fail_from(Op::Delete, 0, io::ErrorKind::ReadOnlyFilesystem);
     let reference = Reference::Tag(tag);
-    let found = cache.manifest(&name, &reference, Want::Bytes).await;
+    let found = cache
+        .manifest(&name, &reference, Want::Bytes, Patience::Full)
+        .await;
     assert!(found.unwrap().is_none());
     assert_eq!(fixture.faults.done(), [Op::Delete]);
 }
@@ -414,7 +420,7 @@ async fn an_index_is_served_offline_only_if_a_child_of_it_is_whole() {
     ));
     let index = Reference::Digest(index);
     let held = async || {
-        let held = cache.held_manifest(&name, &index).await;
+        let held = cache.held_manifest(&name, &index, Want::Bytes).await;
         held.unwrap().is_some()
     };
     assert!(!held().await, "no child is here");
@@ -433,14 +439,24 @@ fn a_runtime_that_is_gone_blocks_nobody() {
         let fixture = Fixture::new();
         let upstream = FakeUpstream::start([]);
         let gone = tokio::runtime::Runtime::new().unwrap();
-        let cache = cache_on(&fixture.store, &upstream, gone.handle().clone());
+        let cache = cache_on(
+            &fixture.store,
+            &upstream,
+            impatient(),
+            gone.handle().clone(),
+        );
         drop(gone);
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let name = name("quay.io/a");
         runtime.block_on(async {
             assert!(cache.blob(&name, &digest_of(b"x"), None).await.is_err());
             let tag = Reference::Tag("v1".parse().unwrap());
-            assert!(cache.manifest(&name, &tag, Want::Bytes).await.is_err());
+            assert!(
+                cache
+                    .manifest(&name, &tag, Want::Bytes, Patience::Full)
+                    .await
+                    .is_err()
+            );
         });
         done.send(()).unwrap();
     });

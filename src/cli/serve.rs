@@ -74,9 +74,13 @@ pub(super) struct Arguments {
         help_heading = "Registries"
     )]
     allow_sparse: Option<String>,
-    /// How long an upstream's answer for a tag is good{n}[default: 5m] [env: STANDIN_TAG_TTL]
+    /// How long an upstream's answer for a tag is good, for all names or for those that a pattern matches; may be
+    /// repeated{n}[default: 5m] [env: STANDIN_TAG_TTL]
+    #[arg(long, value_name = "[PATTERN=]DURATION", help_heading = "Registries")]
+    tag_ttl: Vec<String>,
+    /// How long an upstream's 404 to a manifest is good; 0 asks each time{n}[default: 10s] [env: STANDIN_NEGATIVE_TTL]
     #[arg(long, value_name = "DURATION", help_heading = "Registries")]
-    tag_ttl: Option<String>,
+    negative_ttl: Option<String>,
 
     /// Further DNS name or IP address that the certificate holds; may be repeated{n}[env: STANDIN_SAN]
     #[arg(long, value_name = "NAME", help_heading = "Trust")]
@@ -133,6 +137,7 @@ impl Arguments {
             .with(Key::NoShadow, self.no_shadow)
             .with(Key::AllowSparse, self.allow_sparse)
             .with(Key::TagTtl, self.tag_ttl)
+            .with(Key::NegativeTtl, self.negative_ttl)
             .with(Key::San, self.san)
             .with(Key::TlsCert, self.tls_cert)
             .with(Key::TlsKey, self.tls_key)

@@ -4,6 +4,7 @@
 //! `registry`, whose places add up host by host. Nothing here listens, writes or contacts anyone.
 
 mod file;
+mod freshness;
 mod limits;
 mod source;
 mod spelling;
@@ -20,6 +21,7 @@ use std::{
 };
 
 pub use self::{
+    freshness::TagTtl,
     limits::Limits,
     source::{ConfigError, Environment, Flags, Key, Origin, Sources},
     value::{San, Seed, SeedName},
@@ -53,7 +55,9 @@ pub struct Config {
     /// How long uploads in flight may take once we are told to stop.
     pub grace: Duration,
     /// How long an upstream's answer for a tag is good.
-    pub tag_ttl: Duration,
+    pub tag_ttl: TagTtl,
+    /// How long an upstream's 404 to a manifest is good.
+    pub negative_ttl: Duration,
     /// The operator's own certificate chain and key, absolute paths of PEM files.
     pub certificate: Option<(PathBuf, PathBuf)>,
     pub san: Vec<San>,
@@ -112,6 +116,7 @@ impl Config {
             given => given.map(|files| files.into_iter().flatten().collect()),
         };
 
+        let tag_ttl = TagTtl::from_sources(sources, is_registry)?;
         let users = users::users(sources, is_registry)?;
 
         let certificate = match (path(Key::TlsCert)?, path(Key::TlsKey)?) {
@@ -134,7 +139,8 @@ impl Config {
             no_shadow,
             allow_sparse: switch(Key::AllowSparse)?,
             grace: duration(Key::Grace)?.unwrap_or(DEFAULT_GRACE),
-            tag_ttl: duration(Key::TagTtl)?.unwrap_or(DEFAULT_TAG_TTL),
+            tag_ttl,
+            negative_ttl: duration(Key::NegativeTtl)?.unwrap_or(DEFAULT_NEGATIVE_TTL),
             certificate,
             san: sources
                 .list(Key::San, |given| given.text.parse())?
@@ -330,4 +336,5 @@ const WELL_KNOWN: [&str; 10] = [
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 5000);
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
-const DEFAULT_TAG_TTL: Duration = Duration::from_secs(5 * 60);
+/// Long enough for a client that tries again at once, short enough for somebody who has just pushed what was missing.
+const DEFAULT_NEGATIVE_TTL: Duration = Duration::from_secs(10);

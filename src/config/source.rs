@@ -28,6 +28,7 @@ pub enum Key {
     Htpasswd,
     Listen,
     LocalOnly,
+    NegativeTtl,
     NoDefaultRegistries,
     NoShadow,
     AllowSparse,
@@ -52,7 +53,7 @@ pub enum Key {
 }
 
 impl Key {
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Authfile,
         Self::Data,
         Self::DefaultRegistry,
@@ -62,6 +63,7 @@ impl Key {
         Self::Htpasswd,
         Self::Listen,
         Self::LocalOnly,
+        Self::NegativeTtl,
         Self::NoDefaultRegistries,
         Self::NoShadow,
         Self::AllowSparse,
@@ -97,6 +99,7 @@ impl Key {
             Self::Htpasswd => "htpasswd",
             Self::Listen => "listen",
             Self::LocalOnly => "local-only",
+            Self::NegativeTtl => "negative-ttl",
             Self::NoDefaultRegistries => "no-default-registries",
             Self::NoShadow => "no-shadow",
             Self::AllowSparse => "allow-sparse",
@@ -148,6 +151,7 @@ impl Key {
                 | Self::Registry
                 | Self::San
                 | Self::Seed
+                | Self::TagTtl
                 | Self::User
         )
     }

@@ -84,7 +84,8 @@ fn defaults() {
     );
     assert_eq!(config.default_registry, RegistryHost::docker_hub());
     assert_eq!(config.grace, Duration::from_secs(30));
-    assert_eq!(config.tag_ttl, Duration::from_secs(300));
+    assert_eq!(config.tag_ttl.otherwise, Duration::from_secs(300));
+    assert_eq!(config.negative_ttl, Duration::from_secs(10));
     assert_eq!(config.durability, Durability::Job);
     assert!(!config.offline);
     assert_eq!(config.certificate, None);
@@ -196,7 +197,11 @@ fn the_stronger_place_wins() {
     let read = |given: Given<'_>| {
         let config = given.config().unwrap();
         let patterns: Vec<String> = config.local_only.iter().map(Pattern::to_string).collect();
-        (config.tag_ttl.as_secs(), patterns.join(" "), config.offline)
+        (
+            config.tag_ttl.otherwise.as_secs(),
+            patterns.join(" "),
+            config.offline,
+        )
     };
     let weakest = Given {
         file,

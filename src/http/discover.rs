@@ -2,11 +2,11 @@
 
 use actix_web::{
     HttpResponse, HttpResponseBuilder,
-    http::header::{self, HeaderName, HeaderValue},
+    http::header::{self, HeaderName},
 };
 use serde_json::json;
 
-use super::{Exchange, Named, Parameters, parse_digest, path::Links};
+use super::{Exchange, Named, Parameters, parse_digest, path::Links, warning::warning};
 use crate::{
     registry::{Error, Page},
     types::{Digest, manifest::OCI_INDEX},
@@ -108,12 +108,10 @@ fn paged<T>(page: &Page<T>, next: Option<String>) -> HttpResponseBuilder {
     if let Some(next) = next.filter(|_| page.more) {
         response.insert_header((header::LINK, format!("<{next}>; rel=\"next\"")));
     }
-    if let Some(error) = &page.incomplete {
-        let why = error.to_string().replace(['"', '\\'], "'");
-        let warning = format!("299 - \"standin: only what is local: {why}\"");
-        if let Ok(warning) = HeaderValue::from_str(&warning) {
-            response.insert_header((header::WARNING, warning));
-        }
+    if let Some(error) = &page.incomplete
+        && let Some(warning) = warning(&format!("standin: only what is local: {error}"))
+    {
+        response.insert_header((header::WARNING, warning));
     }
     response
 }

@@ -199,6 +199,10 @@ fn classify_upstream(failure: &UpstreamFailure) -> (StatusCode, ErrorCode, Weigh
         Wanted::Manifest => ErrorCode::ManifestUnknown,
         Wanted::Repository => ErrorCode::NameUnknown,
     };
+    // A registry does not tell strangers what it has, so this is its way to say "unknown".
+    if let Cause::Unauthorized(_) = failure.error.cause.essence() {
+        return (StatusCode::NOT_FOUND, unknown, Weight::Missed);
+    }
     match failure.rule {
         Rule::Parameter | Rule::Prefix | Rule::Default => {
             (StatusCode::NOT_FOUND, unknown, Weight::Failed)

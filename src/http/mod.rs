@@ -9,6 +9,7 @@ mod manage;
 mod path;
 mod pull;
 mod push;
+mod warning;
 
 use std::{
     net::SocketAddr,

@@ -17,6 +17,7 @@ use super::{
     Exchange, Named,
     conditional::{Precondition, Selection, etag, precondition, selection},
     error::{self, ErrorCode},
+    warning::warning,
 };
 use crate::{
     registry::{Error, Want},
@@ -58,7 +59,8 @@ impl Exchange<'_> {
         named: &Named,
         digest: &Digest,
     ) -> Result<HttpResponse, Error> {
-        let body = self.http.registry.pull_blob(&named.target, digest).await?;
+        let registry = &self.http.registry;
+        let mut body = registry.pull_blob(&named.target, digest).await?;
         if let Some(answer) = self.preconditions(digest) {
             return Ok(answer);
         }
@@ -72,6 +74,11 @@ impl Exchange<'_> {
             Selection::Part { start, end } => (StatusCode::PARTIAL_CONTENT, Some(start..end)),
             Selection::Unsatisfiable => return Ok(unsatisfiable(digest, size.unwrap_or_default())),
         };
+        if let Some(range) = range.as_ref().filter(|range| range.start > 0) {
+            registry
+                .await_byte(&named.target, digest, &mut body, range.start)
+                .await?;
+        }
         let mut response = described(HttpResponse::build(status), OCTETS, digest);
         response.insert_header(ACCEPT_RANGES);
         if let (Some(range), Some(size)) = (&range, size) {
@@ -107,18 +114,26 @@ impl Exchange<'_> {
             .registry
             .pull_manifest(&named.target, reference, want)
             .await?;
-        if let Some(answer) = self.preconditions(&manifest.digest) {
-            return Ok(answer);
-        }
-        let media_type = manifest.entry.media_type.as_str();
-        let mut response = described(HttpResponse::Ok(), media_type, &manifest.digest);
-        Ok(match manifest.bytes {
-            Some(bytes) => {
-                self.http.metrics.sent(bytes.len());
-                response.body(bytes)
+        let mut response = match self.preconditions(&manifest.digest) {
+            Some(answer) => answer,
+            None => {
+                let media_type = manifest.entry.media_type.as_str();
+                let mut response = described(HttpResponse::Ok(), media_type, &manifest.digest);
+                match manifest.bytes {
+                    Some(bytes) => {
+                        self.http.metrics.sent(bytes.len());
+                        response.body(bytes)
+                    }
+                    None => response.body(without_bytes(manifest.entry.size)),
+                }
             }
-            None => response.body(without_bytes(manifest.entry.size)),
-        })
+        };
+        if let Some(error) = manifest.stale
+            && let Some(warning) = warning(&format!("stale: {error}"))
+        {
+            response.headers_mut().insert(header::WARNING, warning);
+        }
+        Ok(response)
     }
 
     /// The answer to a request whose preconditions leave nothing to be sent.

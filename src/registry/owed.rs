@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::{Error, Registry, Rule, Want, Wanted, needs::Held, unavailable};
 use crate::{
+    cache::Patience,
     storage::{Owed, blocking},
     types::{Manifest, Reference, UploadId},
 };
@@ -93,7 +94,7 @@ impl Registry {
         let found = self
             .0
             .cache
-            .manifest(&owed.name, &reference, Want::Bytes)
+            .manifest(&owed.name, &reference, Want::Bytes, Patience::Full)
             .await
             .map_err(failed)?;
         let Some(found) = found else { return Ok(false) };

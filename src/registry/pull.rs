@@ -1,9 +1,12 @@
 //! Pulling: who answers, `_local`, the cache or the upstream.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::{Body, Error, PulledManifest, Registry, Target, Want, Wanted, unavailable};
 use crate::{
+    cache::Patience,
     storage::{Content, Member, Membership, Reason, blocking},
     types::{CanonicalName, Digest, Namespace, Reference},
 };
@@ -17,16 +20,18 @@ impl Registry {
         want: Want,
     ) -> Result<PulledManifest, Error> {
         let name = &target.name;
+        let local = self.local_manifest(name, reference, want).await?;
         // A digest means the same bytes everywhere, so only tags can be hidden.
         let local_first = self.shadows(name) || matches!(reference, Reference::Digest(_));
-        if local_first && let Some(manifest) = self.local_manifest(name, reference, want).await? {
+        if local_first && let Some(manifest) = local.manifest {
             self.note_shadow(name, reference);
             return Ok(manifest);
         }
-        if let Some(manifest) = self.source_manifest(target, reference, want).await? {
+        let of_source = self.source_manifest(target, reference, want, local.name_is_known);
+        if let Some(manifest) = of_source.await? {
             return Ok(manifest);
         }
-        if !local_first && let Some(manifest) = self.local_manifest(name, reference, want).await? {
+        if let Some(manifest) = local.manifest {
             return Ok(manifest);
         }
         Err(Error::ManifestUnknown(format!(
@@ -40,6 +45,7 @@ impl Registry {
         target: &Target,
         reference: &Reference,
         want: Want,
+        name_is_known: bool,
     ) -> Result<Option<PulledManifest>, Error> {
         let name = &target.name;
         let what = || format!("{name}, manifest {reference},");
@@ -47,25 +53,26 @@ impl Registry {
             if !self.has_source(name) {
                 return Ok(None);
             }
-            let held = self.0.cache.held_manifest(name, reference).await;
+            let held = self.0.cache.held_manifest(name, reference, want).await;
             return held.map_err(|error| unavailable(target.rule, what(), Wanted::Manifest, error));
         }
-        let error = match self.0.cache.manifest(name, reference, want).await {
-            Ok(manifest) => return Ok(manifest),
-            Err(error) => error,
+        // A push asks for the manifest first, and must neither fail nor wait because an upstream does.
+        let may_be_push = want == Want::Description && name_is_known;
+        let patience = if may_be_push {
+            Patience::Once
+        } else {
+            Patience::Full
         };
-        // A push asks for the manifest first and must not fail because an upstream does.
-        if want == Want::Description {
-            let (registry, name) = (self.clone(), name.clone());
-            if blocking(move || registry.0.store.is_known(Namespace::Local, &name)).await? {
-                log::info!(
-                    "{}: {reference} is taken as absent, since {error}",
-                    target.name
-                );
-                return Ok(None);
+        let asked = self.0.cache.manifest(name, reference, want, patience).await;
+        match asked {
+            Err(error) if may_be_push => {
+                log::info!("{name}: {reference} is taken as absent, since {error}");
+                Ok(None)
+            }
+            asked => {
+                asked.map_err(|error| unavailable(target.rule, what(), Wanted::Manifest, error))
             }
         }
-        Err(unavailable(target.rule, what(), Wanted::Manifest, error))
     }
 
     async fn local_manifest(
@@ -73,34 +80,54 @@ impl Registry {
         name: &CanonicalName,
         reference: &Reference,
         want: Want,
-    ) -> Result<Option<PulledManifest>, Error> {
+    ) -> Result<LocalManifest, Error> {
         let (registry, name, reference) = (self.clone(), name.clone(), reference.clone());
         blocking(move || {
             let store = &registry.0.store;
-            let digest = match reference {
-                Reference::Digest(digest) => digest,
-                Reference::Tag(tag) => match store.tag(Namespace::Local, &name, &tag)? {
-                    Some(entry) => entry.digest,
-                    None => return Ok(None),
-                },
-            };
-            let Some(entry) = store.manifest(Namespace::Local, &name, &digest)? else {
-                return Ok(None);
-            };
-            let Some(content) = store.content(&digest)? else {
-                return Ok(None);
-            };
-            let bytes: Option<Bytes> = match want {
-                Want::Description => None,
-                Want::Bytes => Some(content.read()?),
-            };
-            Ok(Some(PulledManifest {
-                digest,
-                entry,
-                bytes,
-            }))
+            let manifest = registry.look_for_manifest(&name, reference, want)?;
+            // Who is given the manifest does not ask.
+            let name_is_known = want == Want::Description
+                && manifest.is_none()
+                && store.is_known(Namespace::Local, &name)?;
+            Ok(LocalManifest {
+                manifest,
+                name_is_known,
+            })
         })
         .await
+    }
+
+    /// Blocks.
+    fn look_for_manifest(
+        &self,
+        name: &CanonicalName,
+        reference: Reference,
+        want: Want,
+    ) -> Result<Option<PulledManifest>, Error> {
+        let store = &self.0.store;
+        let digest = match reference {
+            Reference::Digest(digest) => digest,
+            Reference::Tag(tag) => match store.tag(Namespace::Local, name, &tag)? {
+                Some(entry) => entry.digest,
+                None => return Ok(None),
+            },
+        };
+        let Some(entry) = store.manifest(Namespace::Local, name, &digest)? else {
+            return Ok(None);
+        };
+        let Some(content) = store.content(&digest)? else {
+            return Ok(None);
+        };
+        let bytes: Option<Bytes> = match want {
+            Want::Description => None,
+            Want::Bytes => Some(content.read()?),
+        };
+        Ok(Some(PulledManifest {
+            digest,
+            entry,
+            bytes,
+            stale: None,
+        }))
     }
 
     /// Size of a blob (end-2, HEAD). Never asks an upstream: this is nearly always a push that wants to know what it may
@@ -199,6 +226,22 @@ impl Registry {
         }
     }
 
+    /// Returns when byte `at` of a body can be read, or after a while in which it may still come. A client that goes on in
+    /// the middle of a blob is often one whose body broke off: while its upstream is still failing it must hear that,
+    /// before the headers, so that it can go to its next host.
+    pub async fn await_byte(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        body: &mut Body,
+        at: u64,
+    ) -> Result<(), Error> {
+        body.await_byte(at, MIDDLE_PATIENCE).await.map_err(|error| {
+            let what = format!("{}, blob {digest},", target.name);
+            unavailable(target.rule, what, Wanted::Blob, error)
+        })
+    }
+
     async fn held_blob(&self, name: &CanonicalName, digest: &Digest) -> Result<HeldBlob, Error> {
         let (registry, name, digest) = (self.clone(), name.clone(), digest.clone());
         blocking(move || {
@@ -234,6 +277,16 @@ impl Registry {
             format!(", neither in standin nor at {source}")
         }
     }
+}
+
+/// Longer than a body that breaks off at once is asked for again, and shorter than clients wait for headers.
+const MIDDLE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What `_local` has to say to a request for a manifest.
+struct LocalManifest {
+    manifest: Option<PulledManifest>,
+    /// `_local` holds something under the name, though not this.
+    name_is_known: bool,
 }
 
 /// All that is known here of a blob under one name.

@@ -325,6 +325,7 @@ impl Registry {
             manifest,
         };
         self.keep(name, held, tags, needs).await?;
+        self.0.cache.forget_absences(name);
         match owed {
             0 => log::info!("{name}: {reference} pushed, {digest}"),
             owed => log::info!(
@@ -364,6 +365,7 @@ impl Registry {
                     digest: held.digest.clone(),
                     manifest: None,
                     checked: None,
+                    previous: None,
                 };
                 store.put_tag(Namespace::Local, &name, &tag, &entry)?;
             }

@@ -86,6 +86,7 @@ impl Registry {
                 digest: digest.clone(),
                 manifest: None,
                 checked: None,
+                previous: None,
             };
             self.0
                 .store

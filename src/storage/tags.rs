@@ -25,6 +25,9 @@ pub struct TagEntry {
     /// When the upstream last said so, in milliseconds since the epoch.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub checked: Option<u64>,
+    /// What the tag named before, if that manifest is held here and the new one is not yet.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub previous: Option<Digest>,
 }
 
 /// The listings made so far.

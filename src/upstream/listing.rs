@@ -6,7 +6,7 @@ use reqwest::{
 };
 use serde::Deserialize;
 
-use super::{Cause, Error, Upstreams, text};
+use super::{Cause, Error, Patience, Upstreams, text};
 use crate::types::{
     Digest, Reference, Referrer, RegistryHost, RepositoryName, Tag, manifest,
     referrer::parse_listing,
@@ -128,7 +128,7 @@ impl Upstreams {
             return Ok(Vec::new());
         };
         let index = self
-            .get_manifest(registry, name, &Reference::Tag(tag))
+            .get_manifest(registry, name, &Reference::Tag(tag), Patience::Full)
             .await?;
         Ok(index
             .and_then(|index| parse_listing(&index.bytes))

@@ -35,6 +35,18 @@ pub use listing::RemoteTags;
 /// An upstream has so long to answer with headers. Clients such as containerd give up after 30 seconds.
 pub const HEADER_BUDGET: Duration = Duration::from_secs(25);
 
+/// A body may fall silent for so long; then it counts as cut short.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// How hard an upstream is tried before it counts as failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Patience {
+    /// Whatever may help within the budget.
+    Full,
+    /// One try: whoever asks does as well without the answer.
+    Once,
+}
+
 /// The registries that may be asked, and no others ever are.
 pub struct Upstreams {
     registries: BTreeMap<RegistryHost, UpstreamUrl>,
@@ -122,6 +134,7 @@ impl Upstreams {
         registry: &RegistryHost,
         name: &RepositoryName,
         reference: &Reference,
+        _patience: Patience,
     ) -> Result<Option<RemoteManifest>, Error> {
         let path = format!("{name}/manifests/{reference}");
         let Some(response) = self
@@ -153,6 +166,7 @@ impl Upstreams {
         registry: &RegistryHost,
         name: &RepositoryName,
         reference: &Reference,
+        _patience: Patience,
     ) -> Result<Option<FetchedManifest>, Error> {
         let path = format!("{name}/manifests/{reference}");
         let Some(response) = self
@@ -323,7 +337,7 @@ impl Upstreams {
             reqwest::Client::builder()
                 .user_agent(concat!("standin/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(Duration::from_secs(10))
-                .read_timeout(Duration::from_secs(60))
+                .read_timeout(SILENCE)
                 // HTTPS_PROXY in a job's environment may well be ourselves.
                 .no_proxy()
         };
@@ -425,6 +439,7 @@ pub enum Cause {
     Timeout(Duration),
     #[error("it answered {0}")]
     Status(u16),
+    /// Says as much as "absent": a registry does not tell strangers what it has.
     #[error(
         "it answered {0}: that does not exist there, or needs a log-in (docker login, or --authfile) that may pull it"
     )]
@@ -438,6 +453,26 @@ pub enum Cause {
     Protocol(String),
     #[error("it sent content of digest {found} when asked for {wanted}")]
     DigestMismatch { wanted: Digest, found: Digest },
+}
+
+impl Cause {
+    /// What happened, wherever.
+    pub fn essence(&self) -> &Self {
+        self
+    }
+
+    /// Of a body that broke off, or of asking for its rest: whether it may yet go on where it ended.
+    pub fn is_resumable(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Timeout(_) | Self::RateLimited { .. } => true,
+            Self::Status(status) => *status == 408 || *status >= 500,
+            Self::Token { cause, .. } => cause.is_resumable(),
+            Self::NotConfigured
+            | Self::Unauthorized(_)
+            | Self::Protocol(_)
+            | Self::DigestMismatch { .. } => false,
+        }
+    }
 }
 
 impl Error {
@@ -456,7 +491,7 @@ impl Error {
 impl Cause {
     fn of_transport(error: &reqwest::Error) -> Self {
         if error.is_timeout() && !error.is_connect() {
-            return Self::Protocol("it stopped sending".to_owned());
+            return Self::Timeout(SILENCE);
         }
         // reqwest's own text only repeats the URL; what happened is at the end of the chain.
         let mut deepest: &dyn std::error::Error = error;

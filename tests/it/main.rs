@@ -31,7 +31,9 @@ mod private_content;
 // What a name means, and where its content comes from.
 mod pull_through;
 mod pull_through_faults;
+mod resume;
 mod shadowing;
+mod stale;
 mod upstream_errors;
 
 // The program.

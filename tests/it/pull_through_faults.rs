@@ -68,8 +68,10 @@ async fn a_body_that_ends_too_early_is_cut_off_and_fetched_anew() {
     let client = registry.client();
     let layer = &image.layers[0];
     let before = registry.store().blobs();
-    let short = Reply::Truncated { after: 2 * MIB };
-    upstream.script("GET", &path_of(layer), vec![short; 20]);
+    // It gives out in the middle, and for good.
+    let mut replies = vec![Reply::Truncated { after: 2 * MIB }];
+    replies.resize(20, Reply::Truncated { after: 0 });
+    upstream.script("GET", &path_of(layer), replies);
     let (body, whole) = read(open(&client, layer).await).await;
     assert!(!whole && body.len() < layer.bytes.len());
     assert!(body == layer.bytes[..body.len()], "what came was right");

@@ -64,12 +64,7 @@ async fn nobody_listens() {
 
 #[tokio::test]
 async fn it_answers_with_an_error() {
-    for (status, said) in [
-        (500, [502, 503]),
-        (503, [502, 503]),
-        (429, [502, 503]),
-        (401, [502, 503]),
-    ] {
+    for (status, said) in [(500, [502, 503]), (503, [502, 503]), (429, [502, 503])] {
         let upstream = FakeUpstream::start().await;
         upstream.add_image("acme/app", "v1", &Image::small(1));
         upstream.fail(Reply::Status(status));
@@ -82,6 +77,30 @@ async fn it_answers_with_an_error() {
             let answer = with_host(registry.client().get(path), host).answer().await;
             assert_eq!(answer.status, 200, "{rule} after {status}: {answer:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn it_wants_credentials_or_has_no_such_thing() {
+    for status in [401, 403] {
+        let upstream = FakeUpstream::start().await;
+        upstream.fail(Reply::Status(status));
+        let registry = registry_before(&upstream.url()).await;
+        let client = registry.client();
+        for (rule, path, host) in RULES {
+            let head = with_host(client.head(path), host).answer().await;
+            assert_eq!(head.status, 404, "{rule}: {head:?}");
+            let get = with_host(client.get(path), host).answer().await;
+            let message = get.refused(404, "MANIFEST_UNKNOWN").message();
+            let why = [&status.to_string(), "docker.io", "credentials"];
+            let told = why.iter().all(|why| message.contains(*why));
+            assert!(told, "{rule}: {message}");
+        }
+        // Said of one moment only.
+        upstream.recover();
+        let image = Image::small(1);
+        upstream.add_image("acme/app", "v1", &image);
+        client.pull_image("acme/app", "v1", &image).await;
     }
 }
 

@@ -191,6 +191,7 @@ fn tags_come_in_byte_order() {
         digest: sha256(b"x"),
         manifest: None,
         checked: None,
+        previous: None,
     };
     for tag in ["b", "B", "a-1", "a", "_x", "9"] {
         let tag = tag.parse().unwrap();

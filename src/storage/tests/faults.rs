@@ -74,6 +74,7 @@ fn push(store: &Store) -> Result<(), Error> {
         digest,
         manifest: None,
         checked: None,
+        previous: None,
     };
     store.put_tag(Namespace::Local, &name, &tag(), &entry)?;
     store.settle(owed)

@@ -12,6 +12,7 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
+    task::JoinHandle,
 };
 
 use super::{
@@ -26,6 +27,10 @@ pub(crate) enum Reply {
     Gated { before: usize, gate: Gate },
     /// The true headers, and `after` bytes of the body; then the connection closes.
     Truncated { after: usize },
+    /// The true headers, and `after` bytes of the body; then nothing more, on an open connection.
+    Stalled { after: usize },
+    /// The truth from its first byte on, whatever range is asked for.
+    IgnoresRange,
     /// Other bytes of the same length, under the true headers.
     Corrupt,
     /// The truth without a `Content-Length`.
@@ -77,6 +82,7 @@ impl Gate {
 pub(crate) struct FakeUpstream {
     address: SocketAddr,
     shared: Arc<Shared>,
+    accepting: JoinHandle<()>,
 }
 
 #[derive(Default)]
@@ -95,16 +101,26 @@ impl FakeUpstream {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shared = Arc::new(Shared::default());
-        let this = Self {
-            address: listener.local_addr().unwrap(),
-            shared: shared.clone(),
-        };
-        tokio::spawn(async move {
+        let address = listener.local_addr().unwrap();
+        let served = shared.clone();
+        let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, shared.clone()));
+                tokio::spawn(serve(stream, served.clone()));
             }
         });
-        this
+        Self {
+            address,
+            shared,
+            accepting,
+        }
+    }
+
+    /// Unplugs it for good: connections are refused for as long as what is returned lives.
+    pub(crate) async fn stop(self) -> ClosedPort {
+        self.accepting.abort();
+        // The listener is closed once the task has ended.
+        let _ = self.accepting.await;
+        ClosedPort::at(self.address)
     }
 
     /// The base address, as `--registry HOST=URL` takes it.
@@ -219,9 +235,14 @@ pub(crate) struct ClosedPort {
 
 impl ClosedPort {
     pub(crate) fn reserve() -> Self {
+        Self::at("127.0.0.1:0".parse().unwrap())
+    }
+
+    fn at(address: SocketAddr) -> Self {
         // Bound and never listening: refused, and nobody else can take the port.
         let bound = TcpSocket::new_v4().unwrap();
-        bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        bound.set_reuseaddr(true).unwrap();
+        bound.bind(address).unwrap();
         let address = bound.local_addr().unwrap();
         Self {
             _bound: bound,
@@ -249,6 +270,7 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     }
     let mut header = String::new();
     let mut authorization = String::new();
+    let mut from = None;
     while stream
         .read_line(&mut header)
         .await
@@ -259,6 +281,9 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
             && name.eq_ignore_ascii_case("authorization")
         {
             authorization = value.to_owned();
+        }
+        if let Some(range) = line.to_ascii_lowercase().strip_prefix("range: bytes=") {
+            from = range.trim_end_matches('-').parse().ok();
         }
         shared.headers.lock().unwrap().push(line);
         header.clear();
@@ -285,14 +310,26 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
         .and_then(VecDeque::pop_front);
     let reply = scripted.or_else(|| shared.outage.lock().unwrap().clone());
     // The server under test may go away at any time; that is no failure of ours.
-    let _ = answer(stream.get_mut(), method, path, query, reply, &shared).await;
+    let asked = Asked {
+        method,
+        path,
+        query,
+        from,
+    };
+    let _ = answer(stream.get_mut(), asked, reply, &shared).await;
+}
+
+struct Asked<'a> {
+    method: &'a str,
+    path: &'a str,
+    query: &'a str,
+    /// The first byte that is wanted, where it is not the first there is.
+    from: Option<usize>,
 }
 
 async fn answer(
     stream: &mut TcpStream,
-    method: &str,
-    path: &str,
-    query: &str,
+    asked: Asked<'_>,
     reply: Option<Reply>,
     shared: &Shared,
 ) -> std::io::Result<()> {
@@ -317,7 +354,12 @@ async fn answer(
         }
         _ => {}
     }
-    let truth = shared.truth(path, query);
+    let mut truth = shared.truth(asked.path, asked.query);
+    if let Some(from) = asked.from.filter(|_| truth.status == 200)
+        && !matches!(reply, Some(Reply::IgnoresRange))
+    {
+        truth = truth.behind(from);
+    }
     let mut head = format!("HTTP/1.1 {} Upstream\r\n{}", truth.status, truth.headers);
     let chunked = matches!(reply, Some(Reply::Chunked));
     if chunked {
@@ -327,17 +369,24 @@ async fn answer(
     }
     head.push_str(CLOSE);
     stream.write_all(head.as_bytes()).await?;
-    if method == "HEAD" {
+    if asked.method == "HEAD" {
         return Ok(());
     }
+    let up_to = |end: usize| &truth.body[..end.min(truth.body.len())];
     match reply {
         Some(Reply::Gated { before, gate }) => {
-            stream.write_all(&truth.body[..before]).await?;
+            let before = up_to(before);
+            stream.write_all(before).await?;
             stream.flush().await?;
             gate.pass().await;
-            stream.write_all(&truth.body[before..]).await
+            stream.write_all(&truth.body[before.len()..]).await
         }
-        Some(Reply::Truncated { after }) => stream.write_all(&truth.body[..after]).await,
+        Some(Reply::Truncated { after }) => stream.write_all(up_to(after)).await,
+        Some(Reply::Stalled { after }) => {
+            stream.write_all(up_to(after)).await?;
+            stream.flush().await?;
+            std::future::pending().await
+        }
         Some(Reply::Corrupt) => {
             let mut body = truth.body.to_vec();
             if let Some(last) = body.last_mut() {
@@ -362,6 +411,27 @@ struct Truth {
     status: u16,
     headers: String,
     body: Bytes,
+}
+
+impl Truth {
+    /// What is left of it behind the first `from` bytes.
+    fn behind(self, from: usize) -> Self {
+        let size = self.body.len();
+        if from >= size {
+            let headers = format!("Content-Range: bytes */{size}\r\n");
+            return Self {
+                status: 416,
+                headers,
+                body: Bytes::new(),
+            };
+        }
+        let range = format!("Content-Range: bytes {from}-{}/{size}\r\n", size - 1);
+        Self {
+            status: 206,
+            headers: self.headers + &range,
+            body: self.body.slice(from..),
+        }
+    }
 }
 
 impl Shared {
