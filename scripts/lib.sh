@@ -17,7 +17,7 @@ mkdir -p "$HOME/.config/containers" "$XDG_RUNTIME_DIR" "$DOCKER_CONFIG"
 echo '{}' >"$REGISTRY_AUTH_FILE"
 
 PIDS=()
-declare -A UPSTREAM=()
+declare -A PID=() UPSTREAM=()
 
 # --- what a stage says and asserts --------------------------------------------------------------------------------
 
@@ -66,30 +66,36 @@ await() {
 
 # --- servers ------------------------------------------------------------------------------------------------------
 
-# start NAME COMMAND...: in the background; standard output in $WORK/NAME.out, standard error in $WORK/NAME.log.
+# start NAME COMMAND...: in the background, as ${PID[NAME]}; standard output in $WORK/NAME.out, standard error in
+# $WORK/NAME.log.
 start() {
   local name=$1
   shift
   # Appending, so that a log may be truncated under its writer.
   "$@" >>"$WORK/$name.out" 2>>"$WORK/$name.log" </dev/null &
   PIDS+=($!)
+  # shellcheck disable=SC2034  # read by the stages
+  PID[$name]=$!
 }
 
 # running PID: a process that is no zombie (to which kill -0 succeeds as well).
 running() { grep -q '^State:.[^ZX]' "/proc/$1/status" 2>/dev/null; }
 
-# stop_all: TERM, newest first, KILL for what is still there after ten seconds.
-stop_all() {
-  local index pid tries
-  for ((index = ${#PIDS[@]} - 1; index >= 0; index--)); do
-    pid=${PIDS[index]}
-    kill -TERM "$pid" 2>/dev/null || continue
-    tries=200
-    while running "$pid" && [ $((tries -= 1)) -gt 0 ]; do sleep 0.05; done
-    ! running "$pid" || kill -KILL "$pid"
-    wait "$pid" 2>/dev/null || true
+# stop PID: what start started: TERM, and KILL if it is still there after ten seconds.
+stop() {
+  local index tries=200
+  for index in "${!PIDS[@]}"; do
+    [ "${PIDS[index]}" != "$1" ] || unset "PIDS[index]"
   done
-  PIDS=()
+  kill -TERM "$1" 2>/dev/null || return 0
+  while running "$1" && [ $((tries -= 1)) -gt 0 ]; do sleep 0.05; done
+  ! running "$1" || kill -KILL "$1"
+  wait "$1" 2>/dev/null || true
+}
+
+# stop_all: newest first.
+stop_all() {
+  while [ ${#PIDS[@]} -gt 0 ]; do stop "${PIDS[-1]}"; done
   # A container's network namespace stays bind-mounted below dockerd's directory.
   awk -v under="$WORK/" 'index($5, under) == 1 { print $5 }' /proc/self/mountinfo | sort -r | while read -r mounted; do
     umount -l "$mounted"
@@ -109,7 +115,8 @@ start_standin() {
   CA=$(sed -nE "s|$ready|\2|p" "$WORK/standin.out")
 }
 
-# start_upstream NAME: Debian's docker-registry in the part of a public registry; its access log is $WORK/NAME.out.
+# start_upstream NAME [SETTING=VALUE...]: Debian's docker-registry in the part of a public registry, with further
+# settings as it takes them from its environment (REGISTRY_AUTH=token); its access log is $WORK/NAME.out.
 # ${UPSTREAM[NAME]} is its host:port.
 start_upstream() {
   cat >"$WORK/$1.yml" <<YAML
@@ -118,11 +125,20 @@ log: {level: info, formatter: text}
 storage: {filesystem: {rootdirectory: $WORK/$1}}
 http: {addr: "127.0.0.1:0", secret: shared-by-no-one}
 YAML
-  # It takes REGISTRY_* of its environment for settings.
-  start "$1" env -i "PATH=$PATH" docker-registry serve "$WORK/$1.yml"
-  local listening='.*msg="listening on 127\.0\.0\.1:([0-9]+)".*'
+  start "$1" env -i "PATH=$PATH" "${@:2}" docker-registry serve "$WORK/$1.yml"
+  local listening='.*msg="listening on 127\.0\.0\.1:([0-9]+)[",].*'
   await 10 "$1, the upstream" grep -qE "$listening" "$WORK/$1.log"
   UPSTREAM[$1]=127.0.0.1:$(sed -nE "s|$listening|\1|p" "$WORK/$1.log")
+}
+
+# start_rough NAME URL OPTION...: scripts/rough-upstream before the registry at URL; its access log is $WORK/NAME.out.
+# ${UPSTREAM[NAME]} is its host:port.
+start_rough() {
+  local name=$1 url=$2
+  shift 2
+  start "$name" "${BASH_SOURCE[0]%/*}/rough-upstream" "$@" "$url"
+  await 10 "$name, the rough upstream" grep -q '^listening on ' "$WORK/$name.log"
+  UPSTREAM[$name]=$(sed -n 's|^listening on https*://||p' "$WORK/$name.log")
 }
 
 # upstream_log NAME: what NAME was asked since the last forget_upstream, one line "METHOD PATH STATUS" per request.
@@ -168,25 +184,43 @@ start_dockerd() {
   await 30 dockerd docker version
 }
 
+# start_containerd: ctr finds it through "${CTR[@]}"; ctr_digest NAME is what it calls the digest of the image NAME.
+start_containerd() {
+  cat >"$WORK/containerd.toml" <<TOML
+version = 2
+root = "$WORK/containerd"
+state = "$WORK/containerd.run"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+  address = "$WORK/containerd.sock"
+TOML
+  CTR=(ctr --address "$WORK/containerd.sock")
+  start containerd containerd --config "$WORK/containerd.toml"
+  await 30 containerd "${CTR[@]}" version
+}
+ctr_digest() { "${CTR[@]}" images list "name==$1" | grep -oE 'sha256:[0-9a-f]{64}'; }
+
 # --- images -------------------------------------------------------------------------------------------------------
 
-# make_image LAYOUT: an OCI layout of one image of two layers that is like no other, tagged latest.
+# make_image LAYOUT [BYTES...]: an OCI layout of one image that is like no other, tagged latest. It has a layer of about
+# each of these sizes, or two.
 make_image() {
-  local layout=$1 layer diff_id descriptors=() diff_ids=() config
+  local layout=$1 size sizes=("${@:2}") diff_id descriptors=() diff_ids=() config
+  [ ${#sizes[@]} -gt 0 ] || sizes=(500000 1000000)
   mkdir -p "$layout/blobs/sha256" "$WORK/rootfs"
-  for layer in 1 2; do
-    head -c $((layer * 500000)) /dev/urandom >"$WORK/rootfs/data"
+  for size in "${sizes[@]}"; do
+    head -c "$size" /dev/urandom >"$WORK/rootfs/data"
     tar -C "$WORK/rootfs" -cf "$WORK/layer.tar" data
     diff_id=$(sha256sum <"$WORK/layer.tar")
     gzip -nc "$WORK/layer.tar" >"$WORK/blob"
     diff_ids+=("\"sha256:${diff_id%% *}\"")
     descriptors+=("$(put_blob "$layout" application/vnd.oci.image.layer.v1.tar+gzip)")
   done
-  printf '{"architecture":"%s","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[%s,%s]}}' \
-    "$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')" "${diff_ids[@]}" >"$WORK/blob"
+  printf '{"architecture":"%s","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[%s]}}' \
+    "$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')" "$(IFS=, && echo "${diff_ids[*]}")" >"$WORK/blob"
   config=$(put_blob "$layout" application/vnd.oci.image.config.v1+json)
-  printf '{"schemaVersion":2,"mediaType":"%s","config":%s,"layers":[%s,%s]}' \
-    application/vnd.oci.image.manifest.v1+json "$config" "${descriptors[@]}" >"$WORK/blob"
+  printf '{"schemaVersion":2,"mediaType":"%s","config":%s,"layers":[%s]}' \
+    application/vnd.oci.image.manifest.v1+json "$config" "$(IFS=, && echo "${descriptors[*]}")" >"$WORK/blob"
   printf '{"schemaVersion":2,"manifests":[%s]}' "$(put_blob "$layout" application/vnd.oci.image.manifest.v1+json |
     sed 's/}$/,"annotations":{"org.opencontainers.image.ref.name":"latest"}}/')" >"$layout/index.json"
   echo '{"imageLayoutVersion":"1.0.0"}' >"$layout/oci-layout"

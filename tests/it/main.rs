@@ -46,6 +46,7 @@ mod tls;
 mod big;
 mod crash;
 mod drain;
+mod many;
 mod model;
 mod race;
 mod vanish;

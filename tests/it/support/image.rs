@@ -129,6 +129,12 @@ impl ImageBuilder {
         self
     }
 
+    /// One more layer, which other images have as well.
+    pub(crate) fn shared(mut self, layer: &Blob) -> Self {
+        self.layers.push(layer.clone());
+        self
+    }
+
     pub(crate) fn build(self) -> Image {
         let (manifest, config, layer) = if self.docker {
             (
