@@ -30,6 +30,12 @@ pub(crate) struct Blob<'a> {
     pub(crate) digest: String,
 }
 
+/// A manifest that was pushed.
+pub(crate) struct Manifest {
+    text: String,
+    pub(crate) digest: String,
+}
+
 /// How a blob's bytes travel.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Push {
@@ -180,25 +186,38 @@ impl Connection {
         Ok(())
     }
 
-    /// Pushes a small image of one blob, which is its config.
-    pub(crate) fn push_image(&mut self, repository: &str, tag: &str) -> anyhow::Result<()> {
+    /// Pushes a small image of one blob, which is its config; its manifest.
+    pub(crate) fn push_image(&mut self, repository: &str, tag: &str) -> anyhow::Result<Manifest> {
         let content = Content {
             shared: Vec::new(),
             hasher: Sha256::new(),
         };
         let config = content.blob();
         self.push(repository, &config, Push::Put)?;
-        let manifest = format!(
+        let text = format!(
             r#"{{"schemaVersion":2,"mediaType":"{MANIFEST}","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{}","size":{OWN}}},"layers":[]}}"#,
             config.digest
         );
-        let target = format!("/v2/{repository}/manifests/{tag}");
+        let digest = digest(Sha256::new_with_prefix(&text));
+        let manifest = Manifest { text, digest };
+        self.push_manifest(repository, tag, &manifest)?;
+        Ok(manifest)
+    }
+
+    /// Pushes a manifest whose content is there, under `reference` and what follows it in the URL.
+    pub(crate) fn push_manifest(
+        &mut self,
+        repository: &str,
+        reference: &str,
+        manifest: &Manifest,
+    ) -> anyhow::Result<()> {
+        let target = format!("/v2/{repository}/manifests/{reference}");
         let headers = format!(
             "content-type: {MANIFEST}\r\ncontent-length: {}\r\n",
-            manifest.len()
+            manifest.text.len()
         );
         self.send_head("PUT", &target, &headers)?;
-        self.stream.write_all(manifest.as_bytes())?;
+        self.stream.write_all(manifest.text.as_bytes())?;
         self.stream.flush()?;
         self.answer("PUT", &target)?.expect(201)
     }

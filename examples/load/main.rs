@@ -6,6 +6,7 @@
 mod client;
 mod limit;
 mod report;
+mod scale;
 mod server;
 
 use std::{
@@ -64,6 +65,7 @@ fn main() -> anyhow::Result<()> {
             size: 16 * MIB,
             rounds: 1,
             small_requests: Duration::from_millis(200),
+            repositories: 500,
             only: arguments.only,
         }
     } else {
@@ -71,6 +73,7 @@ fn main() -> anyhow::Result<()> {
             size: usize::from(arguments.size) * MIB,
             rounds: arguments.rounds,
             small_requests: Duration::from_secs(1),
+            repositories: 10_000,
             only: arguments.only,
         }
     };
@@ -97,6 +100,7 @@ fn main() -> anyhow::Result<()> {
         let row = format!("memory, peak, {}", pair.wire);
         report.add(&row, Unit::Mebibytes, [standin.peak, peer.peak]);
     }
+    scale::measure(&programs[0], &arguments.dir, &plan, &mut report)?;
     print!("{report}");
     if let Some(file) = &arguments.json {
         std::fs::write(file, report.json()?)
@@ -111,6 +115,8 @@ struct Plan {
     rounds: u16,
     /// For how long small requests are counted.
     small_requests: Duration,
+    /// In a large store.
+    repositories: usize,
     /// What the name of a row must contain.
     only: String,
 }

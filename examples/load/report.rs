@@ -14,6 +14,8 @@ pub(crate) struct Report {
     size: usize,
     rounds: u16,
     rows: Vec<Row>,
+    /// Of a large store beside a small one.
+    scales: Vec<Row>,
     limits: BTreeMap<String, Vec<f64>>,
 }
 
@@ -46,20 +48,19 @@ impl Report {
             size: size / MIB,
             rounds,
             rows: Vec::new(),
+            scales: Vec::new(),
             limits: BTreeMap::new(),
         })
     }
 
     /// One round's figures of both servers.
     pub(crate) fn add(&mut self, name: &str, unit: Unit, values: [f64; 2]) {
-        if let Some(row) = self.rows.iter_mut().find(|row| row.name == name) {
-            return row.values.push(values);
-        }
-        self.rows.push(Row {
-            name: name.to_owned(),
-            unit,
-            values: vec![values],
-        });
+        add_to(&mut self.rows, name, unit, values);
+    }
+
+    /// One round's figures of standin with a large store and with a small one.
+    pub(crate) fn add_scale(&mut self, name: &str, unit: Unit, values: [f64; 2]) {
+        add_to(&mut self.scales, name, unit, values);
     }
 
     /// What a plain loop reaches where the servers have the row `name`.
@@ -82,6 +83,19 @@ impl Report {
                 })
             })
             .collect();
+        let scales: Vec<_> = self
+            .scales
+            .iter()
+            .map(|row| {
+                json!({
+                    "name": row.name,
+                    "unit": row.unit.to_string(),
+                    "large": row.median(0),
+                    "small": row.median(1),
+                    "ratio": row.ratio(),
+                })
+            })
+            .collect();
         let [standin, peer] = &self.programs;
         let mut text = serde_json::to_string_pretty(&json!({
             "standin": standin,
@@ -90,6 +104,7 @@ impl Report {
             "blob_mib": self.size,
             "rounds": self.rounds,
             "rows": rows,
+            "scales": scales,
         }))?;
         text.push('\n');
         Ok(text)
@@ -112,11 +127,13 @@ impl fmt::Display for Report {
         )?;
         writeln!(f)?;
         let peer = peer.split(' ').next().unwrap_or(peer);
-        writeln!(
-            f,
-            "{:<44}{:>10}{peer:>18}{:>8}{:>12}",
-            "", "standin", "ratio", "plain loop"
-        )?;
+        if !self.rows.is_empty() {
+            writeln!(
+                f,
+                "{:<44}{:>10}{peer:>18}{:>8}{:>12}",
+                "", "standin", "ratio", "plain loop"
+            )?;
+        }
         for row in &self.rows {
             write!(
                 f,
@@ -131,8 +148,36 @@ impl fmt::Display for Report {
                 None => writeln!(f)?,
             }
         }
+        if !self.scales.is_empty() {
+            writeln!(
+                f,
+                "{:<54}{:>12}{:>12}{:>8}",
+                "", "large store", "small store", "ratio"
+            )?;
+        }
+        for row in &self.scales {
+            writeln!(
+                f,
+                "{:<54}{:>12}{:>12}{:>8.2}",
+                format!("{}, {}", row.name, row.unit),
+                row.unit.shown(row.median(0)),
+                row.unit.shown(row.median(1)),
+                row.ratio(),
+            )?;
+        }
         Ok(())
     }
+}
+
+fn add_to(rows: &mut Vec<Row>, name: &str, unit: Unit, values: [f64; 2]) {
+    if let Some(row) = rows.iter_mut().find(|row| row.name == name) {
+        return row.values.push(values);
+    }
+    rows.push(Row {
+        name: name.to_owned(),
+        unit,
+        values: vec![values],
+    });
 }
 
 impl Row {

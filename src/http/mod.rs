@@ -278,14 +278,13 @@ impl Exchange<'_> {
     fn judge_head(&self, named: &Named) -> Result<(), Error> {
         match &self.endpoint {
             Endpoint::Manifest { reference, .. } => {
-                parse_reference(reference)?;
+                named.tags(&parse_reference(reference)?)?;
                 self.check_manifest_length()
             }
-            Endpoint::Uploads { .. } => named
-                .parameter("digest")
-                .map(parse_digest)
-                .transpose()
-                .map(drop),
+            Endpoint::Uploads { .. } => {
+                named.parameter("digest").map(parse_digest).transpose()?;
+                named.algorithm().map(drop)
+            }
             Endpoint::Upload { id, .. } => {
                 let id = self.session(named, id)?;
                 let range = self.content_range(id)?;

@@ -36,12 +36,7 @@ impl Exchange<'_> {
         if let Some(mounted) = self.mount_blob(named).await? {
             return Ok(self.created(named, &mounted));
         }
-        let algorithm = match named.parameter("digest-algorithm") {
-            Some(algorithm) => algorithm
-                .parse()
-                .map_err(|error| Error::DigestInvalid(format!("digest-algorithm: {error}")))?,
-            None => Algorithm::Sha256,
-        };
+        let algorithm = named.algorithm()?;
         let id = registry.start_upload(&named.target, algorithm).await?;
         Ok(self.accepted(named, id, 0))
     }
@@ -108,15 +103,7 @@ impl Exchange<'_> {
         reference: &Reference,
         body: &Incoming,
     ) -> Result<HttpResponse, Error> {
-        let tags = match reference {
-            Reference::Digest(_) => named.parameters.all("tag"),
-            Reference::Tag(_) => Vec::new(),
-        };
-        let tags = tags
-            .iter()
-            .map(|tag| tag.parse())
-            .collect::<Result<Vec<Tag>, _>>();
-        let tags = tags.map_err(|error| Error::ManifestInvalid(format!("tag: {error}")))?;
+        let tags = named.tags(reference)?;
         self.check_manifest_length()?;
         let limit = self.http.registry.limits().manifest;
         let whole = body::whole(body.stream(), limit).await;
@@ -191,5 +178,29 @@ impl Exchange<'_> {
                 })
             }
         }
+    }
+}
+
+impl Named {
+    /// Further tags for a manifest that is pushed by its digest.
+    pub(super) fn tags(&self, reference: &Reference) -> Result<Vec<Tag>, Error> {
+        let tags = match reference {
+            Reference::Digest(_) => self.parameters.all("tag"),
+            Reference::Tag(_) => Vec::new(),
+        };
+        tags.iter()
+            .map(|tag| tag.parse())
+            .collect::<Result<_, _>>()
+            .map_err(|error| Error::ManifestInvalid(format!("tag: {error}")))
+    }
+
+    /// What a new upload session is to be hashed with.
+    pub(super) fn algorithm(&self) -> Result<Algorithm, Error> {
+        let Some(algorithm) = self.parameter("digest-algorithm") else {
+            return Ok(Algorithm::Sha256);
+        };
+        algorithm
+            .parse()
+            .map_err(|error| Error::DigestInvalid(format!("digest-algorithm: {error}")))
     }
 }

@@ -1,20 +1,16 @@
 //! Finding out what there is: tags, referrers, the catalog. A page costs by its length.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    ops::Bound,
-    sync::{Arc, PoisonError},
-};
+use std::collections::BTreeMap;
 
 use super::{
-    Error, Registry, Target, Wanted,
+    Error, Parts, Registry, Target, View, Wanted,
     access::{Action, Identity},
     unavailable,
 };
 use crate::{
     cache::{self, UpstreamError},
     storage::blocking,
-    types::{CanonicalName, Digest, Namespace, Referrer, RegistryHost, RepositoryName, Tag},
+    types::{Digest, Namespace, Referrer, Tag},
 };
 
 /// A page of a listing.
@@ -26,15 +22,6 @@ pub struct Page<T> {
     pub more: bool,
     /// Why what the source has is missing from it.
     pub incomplete: Option<UpstreamError>,
-}
-
-/// Whose repositories a client sees, and how they are written.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum View {
-    /// The client believes it talks to this registry.
-    Source(RegistryHost),
-    /// The client talks to us: names of the default registry stand for themselves, others begin with their registry.
-    Everything,
 }
 
 impl<T> Page<T> {
@@ -182,66 +169,17 @@ impl Registry {
         reader: &Identity,
     ) -> Result<Page<String>, Error> {
         let (registry, view) = (self.clone(), view.clone());
-        let named = blocking(move || registry.shown(&view)).await?;
-        let behind = last.map_or(Bound::Unbounded, Bound::Excluded);
-        let entries = named
-            .range::<str, _>((behind, Bound::Unbounded))
-            .filter(|(_, name)| reader.may(Action::Pull, name))
-            .map(|(shown, _)| shown.clone())
-            .take(limit.saturating_add(1))
-            .collect();
-        Ok(Page::cut(entries, limit, false, None))
+        let (last, reader) = (last.map(str::to_owned), reader.clone());
+        let entries = blocking(move || {
+            let Parts { catalog, store, .. } = &*registry.0;
+            catalog.behind(
+                store,
+                &view,
+                last.as_deref(),
+                limit.saturating_add(1),
+                |name| reader.may(Action::Pull, name),
+            )
+        });
+        Ok(Page::cut(entries.await?, limit, false, None))
     }
-
-    /// The catalog as a view shows it, in the order of the shown names. Made anew when the catalog has changed.
-    fn shown(&self, view: &View) -> Result<Arc<BTreeMap<String, CanonicalName>>, Error> {
-        let default = &self.0.rules.sources.default;
-        let catalog = self.0.store.catalog()?;
-        let mut views = self.0.views.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((made_from, shown)) = views.get(view)
-            && Arc::ptr_eq(made_from, &catalog)
-        {
-            return Ok(Arc::clone(shown));
-        }
-        let show = |name: &CanonicalName| match view {
-            View::Source(source) => {
-                (name.source() == source).then(|| name.repository().to_string())
-            }
-            View::Everything
-                if name.source() == default && !names_a_registry(name.repository()) =>
-            {
-                Some(name.repository().to_string())
-            }
-            View::Everything => Some(name.to_string()),
-        };
-        let shown: BTreeMap<String, CanonicalName> = catalog
-            .iter()
-            .filter_map(|name| Some((show(name)?, name.clone())))
-            .collect();
-        let shown = Arc::new(shown);
-        if views.len() >= VIEWS {
-            views.clear();
-        }
-        views.insert(view.clone(), (catalog, Arc::clone(&shown)));
-        Ok(shown)
-    }
-}
-
-/// What each view shows, and the catalog it was made from.
-pub(super) type Views = HashMap<
-    View,
-    (
-        Arc<BTreeSet<CanonicalName>>,
-        Arc<BTreeMap<String, CanonicalName>>,
-    ),
->;
-
-/// Views kept, at most: one for each registry that clients believe they talk to.
-const VIEWS: usize = 64;
-
-/// Whether a repository's name alone would be read as one of another registry.
-fn names_a_registry(name: &RepositoryName) -> bool {
-    name.split_first().is_some_and(|(first, _)| {
-        RegistryHost::from_component(first).is_some_and(|host| host.looks_like_host())
-    })
 }

@@ -6,6 +6,7 @@
 //!   served.
 
 pub mod access;
+mod catalog;
 mod discovery;
 mod mount;
 mod needs;
@@ -35,7 +36,8 @@ use crate::{
 use access::{NotSigned, Refusal};
 
 pub use crate::cache::{Body, Cause, PulledManifest, Want};
-pub use discovery::{Page, View};
+pub use catalog::View;
+pub use discovery::Page;
 pub use push::{FinishedUpload, ManifestPush, PushedManifest};
 pub use seed::{SeedError, Seeded};
 pub use source::{Asked, OwnNames, Rule, Sources, Target};
@@ -92,21 +94,20 @@ struct Parts {
     owed: owed::Throttle,
     /// Names whose first shadow hit was logged.
     shadowed: Mutex<HashSet<CanonicalName>>,
-    /// The catalog as it was last shown, and the one it was made from.
-    views: Mutex<discovery::Views>,
+    catalog: catalog::Catalog,
 }
 
 impl Registry {
     /// `runtime` must have timers and I/O, and outlive every request.
     pub fn new(store: Arc<Store>, cache: Cache, rules: Rules, runtime: Handle) -> Self {
         Self(Arc::new(Parts {
+            catalog: catalog::Catalog::new(rules.sources.default.clone()),
             store,
             cache,
             rules,
             runtime,
             owed: owed::Throttle::default(),
             shadowed: Mutex::default(),
-            views: Mutex::default(),
         }))
     }
 

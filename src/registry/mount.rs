@@ -71,12 +71,11 @@ impl Registry {
 
     /// Whether some repository that `reader` may read holds the content. Blocks.
     pub(super) fn is_readable(&self, digest: &Digest, reader: &Identity) -> Result<bool, Error> {
-        let holders = self.0.store.holders(digest)?;
         let readable = |holder: &Holder| {
             reader.may(Action::Pull, &holder.name)
                 && (holder.local || self.has_source(&holder.name))
         };
-        Ok(holders.iter().any(readable))
+        Ok(self.0.store.any_holder(digest, readable)?)
     }
 
     /// Whether the repository may serve the content, here or from its source. Blocks.

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     storage::{
-        Batches, Chunk, Interrupted, Member, NotTaken, Reason, Received, TagEntry, UploadStatus,
-        blocking, receive,
+        Batches, Chunk, Interrupted, Member, NotTaken, Reason, Received, UploadStatus, blocking,
+        receive,
     },
     types::{
         Algorithm, CanonicalName, ContentRange, Digest, Manifest, Namespace, Reference, Tag,
@@ -301,7 +301,7 @@ impl Registry {
                 found
             }
         };
-        let needs = self.needs(name, &manifest.references, Some(pusher)).await?;
+        let mut needs = self.needs(name, &manifest.references, Some(pusher)).await?;
         if !needs.missing.is_empty() && !self.0.rules.allow_sparse {
             return Err(Error::ManifestBlobUnknown {
                 missing: needs.missing,
@@ -313,17 +313,19 @@ impl Registry {
             tags.push(tag.clone());
         }
         let subject = manifest.subject.clone();
-        // A digest that is merely named opens nothing: what is missing for this pusher is no member until it is pushed here.
-        let withheld: HashSet<Digest> = needs.missing.iter().cloned().collect();
-        let mut manifest = manifest;
-        manifest
-            .references
-            .retain(|reference| !withheld.contains(&reference.digest));
-        let held = Held {
+        let mut held = Held {
             digest: digest.clone(),
             bytes: body,
             manifest,
         };
+        // A digest that is merely named, by this manifest or by a child that comes with it, opens nothing: what is missing for
+        // this pusher is no member until it is pushed here.
+        let withheld: HashSet<Digest> = needs.missing.iter().cloned().collect();
+        for Held { manifest, .. } in needs.children.iter_mut().chain([&mut held]) {
+            manifest
+                .references
+                .retain(|reference| !withheld.contains(&reference.digest));
+        }
         self.keep(name, held, tags, needs).await?;
         self.0.cache.forget_absences(name);
         match owed {
@@ -356,19 +358,24 @@ impl Registry {
                 digest,
                 bytes,
                 manifest,
-            } in needs.children.iter().chain([&held])
+            } in needs.children
             {
-                store.put_manifest(Namespace::Local, &name, digest, bytes, manifest)?;
+                store.put_manifest(Namespace::Local, &name, &digest, &bytes, &manifest)?;
             }
-            for tag in tags {
-                let entry = TagEntry {
-                    digest: held.digest.clone(),
-                    manifest: None,
-                    checked: None,
-                    previous: None,
-                };
-                store.put_tag(Namespace::Local, &name, &tag, &entry)?;
-            }
+            let Held {
+                digest,
+                bytes,
+                manifest,
+            } = held;
+            store.put_manifest_and_tags(
+                Namespace::Local,
+                &name,
+                &digest,
+                &bytes,
+                &manifest,
+                &tags,
+            )?;
+            registry.0.catalog.note_push(store, &name)?;
             Ok::<_, Error>(jobs)
         });
         for (id, owed) in jobs.await? {

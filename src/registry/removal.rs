@@ -18,7 +18,11 @@ impl Registry {
             let store = &registry.0.store;
             match &wanted {
                 Reference::Tag(tag) => store.delete_tag(Namespace::Local, &name, tag),
-                Reference::Digest(digest) => store.delete_manifest(Namespace::Local, &name, digest),
+                Reference::Digest(digest) => {
+                    let deleted = store.delete_manifest(Namespace::Local, &name, digest);
+                    registry.0.catalog.note_deletion(store, &name)?;
+                    deleted
+                }
             }
         });
         if deleted.await? {

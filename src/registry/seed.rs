@@ -148,6 +148,7 @@ impl Registry {
         self.0
             .store
             .put_manifest(Namespace::Local, name, digest, &bytes, &manifest)
+            .and_then(|()| self.0.catalog.note_push(&self.0.store, name))
             .map_err(|error| failed(error.to_string()))?;
         Ok(digest.clone())
     }

@@ -25,6 +25,11 @@ pub(super) trait Backend: Send + Sync + 'static {
     /// Names directly below `prefix`, in no order.
     fn list(&self, prefix: &Key) -> io::Result<Vec<String>>;
 
+    /// Whether `accept` takes a name directly below `prefix`. None is read behind the first one taken.
+    fn any(&self, prefix: &Key, accept: &mut dyn FnMut(&str) -> bool) -> io::Result<bool> {
+        Ok(self.list(prefix)?.iter().any(|name| accept(name)))
+    }
+
     /// A private place for bytes of the session `id`, empty.
     fn create_part(&self, id: UploadId) -> io::Result<Arc<dyn PartFile>>;
 

@@ -1,22 +1,11 @@
 //! Which repositories there are, and which of them hold a given content.
 //!
-//! The catalog is read from the medium at the first listing and kept in memory from then on. Holders are found by a
-//! record at the content's own key, so that nobody has to look through the repositories.
-
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
-};
+//! Holders are found by a record at the content's own key, so that nobody has to look through the repositories.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Op, Store, layout};
 use crate::types::{Algorithm, CanonicalName, Digest, Namespace, RegistryHost};
-
-/// The local repositories that hold a manifest, once they were listed. A reader keeps the set it got; a change makes
-/// another.
-#[derive(Default)]
-pub(super) struct Catalog(Mutex<Option<Arc<BTreeSet<CanonicalName>>>>);
 
 /// A repository that may serve some content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,57 +15,22 @@ pub struct Holder {
 }
 
 impl Store {
-    /// The names of all local repositories that hold a manifest, in order.
-    pub fn catalog(&self) -> Result<Arc<BTreeSet<CanonicalName>>, Error> {
-        let mut catalog = self
-            .catalog
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(names) = catalog.as_ref() {
-            return Ok(Arc::clone(names));
-        }
-        let mut names = BTreeSet::new();
+    /// The names of all local repositories that hold a manifest, read from the medium.
+    pub fn catalog(&self) -> Result<Vec<CanonicalName>, Error> {
+        let mut names = Vec::new();
         for source in self.list(&layout::local())? {
             if RegistryHost::from_component(&source).is_some() {
                 self.collect(&source, &mut names)?;
             }
         }
-        Ok(Arc::clone(catalog.insert(Arc::new(names))))
+        Ok(names)
     }
 
-    /// Brings the catalog, if it was read, up to date with a repository that has just got or lost a manifest.
-    pub(super) fn note_repository(&self, name: &CanonicalName) -> Result<(), Error> {
-        let mut catalog = self
-            .catalog
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let Some(names) = catalog.as_mut() else {
-            return Ok(());
-        };
-        let holds = !self
-            .list(&layout::manifests(Namespace::Local, name))?
-            .is_empty();
-        match (holds, names.contains(name)) {
-            (true, false) => {
-                Arc::make_mut(names).insert(name.clone());
-            }
-            (false, true) => {
-                Arc::make_mut(names).remove(name);
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn collect(&self, path: &str, names: &mut BTreeSet<CanonicalName>) -> Result<(), Error> {
+    fn collect(&self, path: &str, names: &mut Vec<CanonicalName>) -> Result<(), Error> {
         if let Ok(name) = path.parse::<CanonicalName>()
-            && !self
-                .list(&layout::manifests(Namespace::Local, &name))?
-                .is_empty()
+            && self.holds_manifests(Namespace::Local, &name)?
         {
-            names.insert(name);
+            names.push(name);
         }
         // A repository's name may be the beginning of another's. Entries of ours begin with an underscore.
         for component in self.list(&layout::below_local(path))? {
@@ -87,15 +41,26 @@ impl Store {
         Ok(())
     }
 
-    /// The repositories that may serve `digest`.
-    pub fn holders(&self, digest: &Digest) -> Result<Vec<Holder>, Error> {
-        let mut holders = Vec::new();
-        for id in self.list(&layout::holders(digest))? {
-            if let Some(holder) = self.entry(&layout::holder(digest, &id))? {
-                holders.push(holder);
+    /// Whether `accept` takes a repository that may serve `digest`. None is read behind the first one taken.
+    pub fn any_holder(
+        &self,
+        digest: &Digest,
+        mut accept: impl FnMut(&Holder) -> bool,
+    ) -> Result<bool, Error> {
+        let mut failed = None;
+        let found = self.any(&layout::holders(digest), |id| {
+            match self.entry::<Holder>(&layout::holder(digest, id)) {
+                Ok(holder) => holder.is_some_and(|holder| accept(&holder)),
+                Err(error) => {
+                    failed = Some(error);
+                    true
+                }
             }
+        })?;
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(found),
         }
-        Ok(holders)
     }
 
     pub(super) fn add_holder(

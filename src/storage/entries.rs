@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Op, Reason, Store, layout};
+use super::{Error, Op, Reason, Store, TagEntry, layout};
 use crate::types::{
-    CanonicalName, Digest, Manifest, MediaType, Namespace, Referrer, Role, UploadId,
+    CanonicalName, Digest, Manifest, MediaType, Namespace, Referrer, Role, Tag, UploadId,
 };
 
 /// A repository's right to serve content.
@@ -58,17 +58,31 @@ impl Store {
         name: &CanonicalName,
         digest: &Digest,
     ) -> Result<Option<Membership>, Error> {
-        let reasons = self.reasons(namespace, name, digest)?;
-        let named = reasons
-            .iter()
-            .any(|reason| matches!(reason, Reason::Named(_)));
-        for reason in &reasons {
-            // One that was deleted a moment ago does not count.
-            if let Some(member) = self.entry(&layout::member(namespace, name, digest, reason))? {
-                return Ok(Some(Membership { member, named }));
+        let by = |reason: &Reason| self.entry(&layout::member(namespace, name, digest, reason));
+        // A base layer is named by every manifest of a repository, so its reasons are not read one and all.
+        let mut member: Option<Member> = by(match namespace {
+            Namespace::Local => &Reason::Pushed,
+            Namespace::Upstream => &Reason::Pulled,
+        })?;
+        let mut failed = None;
+        let reasons = layout::member_reasons(namespace, name, digest);
+        let named = self.any(&reasons, |reason| {
+            let Some(reason @ Reason::Named(_)) = Reason::parse(reason) else {
+                return false;
+            };
+            if member.is_none() {
+                // One that was deleted a moment ago does not count.
+                member = by(&reason).unwrap_or_else(|error| {
+                    failed = Some(error);
+                    None
+                });
             }
+            member.is_some() || failed.is_some()
+        })?;
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(member.map(|member| Membership { member, named })),
         }
-        Ok(None)
     }
 
     /// Lets the repository serve `digest` for `reason`.
@@ -80,13 +94,26 @@ impl Store {
         reason: &Reason,
         member: &Member,
     ) -> Result<(), Error> {
-        if self.reasons(namespace, name, digest)?.is_empty() {
+        let _adding = self.locks.adding(namespace, name);
+        self.admit(namespace, name, digest, reason, member)
+    }
+
+    /// `add_member` for those who hold the lock.
+    fn admit(
+        &self,
+        namespace: Namespace,
+        name: &CanonicalName,
+        digest: &Digest,
+        reason: &Reason,
+        member: &Member,
+    ) -> Result<(), Error> {
+        if !self.has_reason(namespace, name, digest)? {
             self.add_holder(namespace, name, digest)?;
         }
         self.keep_entry(&layout::member(namespace, name, digest, reason), member)
     }
 
-    /// Takes one reason away, and with the last one the right.
+    /// Takes one reason away, and with the last one the right. For those who hold the lock.
     pub(super) fn remove_member(
         &self,
         namespace: Namespace,
@@ -98,7 +125,7 @@ impl Store {
         self.backend
             .delete(&key)
             .map_err(Error::io(Op::Delete, key))?;
-        if self.reasons(namespace, name, digest)?.is_empty()
+        if !self.has_reason(namespace, name, digest)?
             && self.manifest(namespace, name, digest)?.is_none()
         {
             self.remove_holder(namespace, name, digest)?;
@@ -122,13 +149,35 @@ impl Store {
         Ok(reasons)
     }
 
+    /// Whether the repository may serve `digest` for any reason at all.
+    pub(super) fn has_reason(
+        &self,
+        namespace: Namespace,
+        name: &CanonicalName,
+        digest: &Digest,
+    ) -> Result<bool, Error> {
+        self.any(
+            &layout::member_reasons(namespace, name, digest),
+            |component| Reason::parse(component).is_some(),
+        )
+    }
+
     /// Whether the repository holds anything at all.
     pub fn is_known(&self, namespace: Namespace, name: &CanonicalName) -> Result<bool, Error> {
-        Ok(!self.list(&layout::manifests(namespace, name))?.is_empty()
-            || !self.list(&layout::members(namespace, name))?.is_empty())
+        Ok(self.holds_manifests(namespace, name)?
+            || self.any(&layout::members(namespace, name), |_| true)?)
     }
 
     // Manifests.
+
+    /// Whether the repository holds any manifest.
+    pub fn holds_manifests(
+        &self,
+        namespace: Namespace,
+        name: &CanonicalName,
+    ) -> Result<bool, Error> {
+        self.any(&layout::manifests(namespace, name), |_| true)
+    }
 
     pub fn manifest(
         &self,
@@ -149,7 +198,21 @@ impl Store {
         bytes: &[u8],
         manifest: &Manifest,
     ) -> Result<(), Error> {
+        self.put_manifest_and_tags(namespace, name, digest, bytes, manifest, &[])
+    }
+
+    /// As `put_manifest`, and `tags` name it from then on. Whoever deletes it meanwhile deletes all of it, or finds nothing.
+    pub fn put_manifest_and_tags(
+        &self,
+        namespace: Namespace,
+        name: &CanonicalName,
+        digest: &Digest,
+        bytes: &[u8],
+        manifest: &Manifest,
+        tags: &[Tag],
+    ) -> Result<(), Error> {
         self.put(digest, bytes)?;
+        let _adding = self.locks.adding(namespace, name);
         self.add_holder(namespace, name, digest)?;
         let reason = Reason::Named(digest.clone());
         for reference in manifest
@@ -162,7 +225,7 @@ impl Store {
                 media_type: reference.media_type.clone(),
                 source: None,
             };
-            self.add_member(namespace, name, &reference.digest, &reason, &member)?;
+            self.admit(namespace, name, &reference.digest, &reason, &member)?;
         }
         let entry = ManifestEntry {
             media_type: manifest.media_type.clone(),
@@ -179,10 +242,16 @@ impl Store {
             self.add_referrer(namespace, name, subject, &referrer)?;
         }
         self.keep_entry(&layout::manifest(namespace, name, digest), &entry)?;
-        match namespace {
-            Namespace::Local => self.note_repository(name),
-            Namespace::Upstream => Ok(()),
+        for tag in tags {
+            let entry = TagEntry {
+                digest: digest.clone(),
+                manifest: None,
+                checked: None,
+                previous: None,
+            };
+            self.put_tag(namespace, name, tag, &entry)?;
         }
+        Ok(())
     }
 
     // Content owed.

@@ -113,19 +113,27 @@ impl Backend for Fs {
     }
 
     fn list(&self, prefix: &Key) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        self.any(prefix, &mut |name| {
+            names.push(name.to_owned());
+            false
+        })?;
+        Ok(names)
+    }
+
+    fn any(&self, prefix: &Key, accept: &mut dyn FnMut(&str) -> bool) -> io::Result<bool> {
         let entries = match fs::read_dir(self.path(prefix)) {
             Ok(entries) => entries,
-            Err(error) if is_absence(&error) => return Ok(Vec::new()),
+            Err(error) if is_absence(&error) => return Ok(false),
             Err(error) => return Err(error),
         };
-        // A name that is no UTF-8 is none of ours.
-        entries
-            .filter_map(|entry| {
-                entry
-                    .map(|entry| entry.file_name().into_string().ok())
-                    .transpose()
-            })
-            .collect()
+        for entry in entries {
+            // A name that is no UTF-8 is none of ours.
+            if entry?.file_name().to_str().is_some_and(&mut *accept) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn create_part(&self, id: UploadId) -> io::Result<Arc<dyn PartFile>> {

@@ -14,6 +14,7 @@ mod content;
 mod entries;
 mod fs;
 mod layout;
+mod locks;
 mod receive;
 mod referrers;
 mod removal;
@@ -59,7 +60,7 @@ pub struct Store {
     backend: Arc<dyn Backend>,
     sessions: Arc<upload::Sessions>,
     listings: tags::Listings,
-    catalog: catalog::Catalog,
+    locks: locks::Locks,
     _claim: Option<fs::Claim>,
 }
 
@@ -73,7 +74,7 @@ impl Store {
             backend,
             sessions: Arc::default(),
             listings: tags::Listings::default(),
-            catalog: catalog::Catalog::default(),
+            locks: locks::Locks::default(),
             _claim: Some(claim),
         })
     }
@@ -84,7 +85,7 @@ impl Store {
             backend,
             sessions: Arc::default(),
             listings: tags::Listings::default(),
-            catalog: catalog::Catalog::default(),
+            locks: locks::Locks::default(),
             _claim: None,
         }
     }
@@ -179,6 +180,13 @@ impl Store {
     fn list(&self, prefix: &Key) -> Result<Vec<String>, Error> {
         self.backend
             .list(prefix)
+            .map_err(Error::io(Op::List, prefix.clone()))
+    }
+
+    /// Whether `accept` takes a name directly below `prefix`: costs by how soon it does.
+    fn any(&self, prefix: &Key, mut accept: impl FnMut(&str) -> bool) -> Result<bool, Error> {
+        self.backend
+            .any(prefix, &mut accept)
             .map_err(Error::io(Op::List, prefix.clone()))
     }
 

@@ -22,12 +22,18 @@ impl Store {
         name: &CanonicalName,
         tag: &Tag,
     ) -> Result<bool, Error> {
+        let _deleting = self.locks.deleting(namespace, name);
+        self.untag(namespace, name, tag)
+    }
+
+    /// `delete_tag` for those who hold the lock.
+    fn untag(&self, namespace: Namespace, name: &CanonicalName, tag: &Tag) -> Result<bool, Error> {
         let key = layout::tag(namespace, name, tag);
         let deleted = self
             .backend
             .delete(&key)
             .map_err(Error::io(Op::Delete, key))?;
-        self.note_tag(namespace, name, tag, None);
+        self.note_tag(namespace, name, tag)?;
         Ok(deleted)
     }
 
@@ -38,11 +44,12 @@ impl Store {
         name: &CanonicalName,
         digest: &Digest,
     ) -> Result<bool, Error> {
+        let _deleting = self.locks.deleting(namespace, name);
         let Some(entry) = self.manifest(namespace, name, digest)? else {
             return Ok(false);
         };
         for tag in self.tags_of(namespace, name, digest)? {
-            self.delete_tag(namespace, name, &tag)?;
+            self.untag(namespace, name, &tag)?;
         }
         let content = self.content(digest)?;
         let key = layout::manifest(namespace, name, digest);
@@ -51,11 +58,8 @@ impl Store {
             .delete(&key)
             .map_err(Error::io(Op::Delete, key))?;
         // From here on it is gone; what follows is only what it leaves behind.
-        if self.reasons(namespace, name, digest)?.is_empty() {
+        if !self.has_reason(namespace, name, digest)? {
             self.remove_holder(namespace, name, digest)?;
-        }
-        if namespace == Namespace::Local {
-            self.note_repository(name)?;
         }
         let Some(content) = content else {
             return Ok(deleted);
@@ -84,6 +88,7 @@ impl Store {
         name: &CanonicalName,
         digest: &Digest,
     ) -> Result<BlobRemoval, Error> {
+        let _deleting = self.locks.deleting(namespace, name);
         let reasons = self.reasons(namespace, name, digest)?;
         for reason in &reasons {
             if let Reason::Named(manifest) = reason

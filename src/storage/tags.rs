@@ -55,8 +55,7 @@ impl Store {
         entry: &TagEntry,
     ) -> Result<(), Error> {
         self.put_entry(&layout::tag(namespace, name, tag), entry)?;
-        self.note_tag(namespace, name, tag, Some(&entry.digest));
-        Ok(())
+        self.note_tag(namespace, name, tag)
     }
 
     /// Up to `limit` tags behind `last`, in byte order.
@@ -91,32 +90,30 @@ impl Store {
         })
     }
 
-    /// Brings a listing that was made up to date with a tag that was written or deleted.
+    /// Brings a listing that was made up to date with a tag that was written or deleted. Of several at once the last one to
+    /// come here finds what is there in the end.
     pub(super) fn note_tag(
         &self,
         namespace: Namespace,
         name: &CanonicalName,
         tag: &Tag,
-        digest: Option<&Digest>,
-    ) {
+    ) -> Result<(), Error> {
         let Some(listing) = self
             .listings
             .lock()
             .get(&(namespace, name.clone()))
             .cloned()
         else {
-            return;
+            return Ok(());
         };
-        if let Some(tags) = listing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_mut()
-        {
-            match digest {
-                Some(digest) => tags.insert(tag.clone(), digest.clone()),
+        let mut listing = listing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tags) = listing.as_mut() {
+            match self.tag(namespace, name, tag)? {
+                Some(entry) => tags.insert(tag.clone(), entry.digest),
                 None => tags.remove(tag),
             };
         }
+        Ok(())
     }
 
     fn with_tags<T>(

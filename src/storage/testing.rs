@@ -232,6 +232,10 @@ impl Backend for Faulty {
         self.inner.list(prefix)
     }
 
+    fn any(&self, prefix: &Key, accept: &mut dyn FnMut(&str) -> bool) -> io::Result<bool> {
+        self.inner.any(prefix, accept)
+    }
+
     fn create_part(&self, id: UploadId) -> io::Result<Arc<dyn PartFile>> {
         let made = self
             .faults

@@ -274,11 +274,17 @@ async fn to_name_a_digest_in_a_sparse_manifest_opens_nothing() {
         .put_manifest("team-a/y", "v1", &theirs.manifest)
         .await;
     pushed.expect(201);
+    // Nor does it to name what names it.
+    let listed = index(OCI_INDEX, &[&theirs.manifest]);
+    let pushed = client.put_manifest("team-a/z", "all", &listed).await;
+    pushed.expect(201);
     client.push_image("team-b/x", "v1", &theirs).await;
     for blob in theirs.blobs() {
-        let head = client.head_blob("team-a/y", &blob.digest).await;
-        head.expect(404);
-        let stolen = client.get_blob("team-a/y", &blob.digest).await;
-        stolen.refused(404, "BLOB_UNKNOWN");
+        for name in ["team-a/y", "team-a/z"] {
+            let head = client.head_blob(name, &blob.digest).await;
+            head.expect(404);
+            let stolen = client.get_blob(name, &blob.digest).await;
+            stolen.refused(404, "BLOB_UNKNOWN");
+        }
     }
 }

@@ -4,6 +4,7 @@
 mod durability;
 mod faults;
 mod model;
+mod races;
 mod receiving;
 mod sessions;
 
