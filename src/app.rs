@@ -33,7 +33,7 @@ use crate::{
     storage::Store,
     tls::{self, Tls},
     types::RegistryHost,
-    upstream::{Keyring, Upstreams},
+    upstream::{self, Keyring, Upstreams},
 };
 
 /// Serves until SIGTERM or SIGINT, then drains: requests in flight may finish within `--grace`. A second signal ends the
@@ -61,14 +61,26 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         Some(files) => Keyring::files(files.iter().cloned()),
         None => Keyring::usual(),
     };
-    let upstreams = Upstreams::new(config.registries.clone(), config.limits.registry.manifest)
-        .with_keyring(&keyring);
+    let metrics = Arc::new(Metrics::new());
+    let upstreams = Upstreams::new(
+        config.registries.clone(),
+        upstream::Settings {
+            manifest_limit: config.limits.registry.manifest,
+            keyring,
+            pace: upstream::Pace::default(),
+            metrics: Arc::clone(&metrics),
+        },
+    );
     let tag_ttl = config.tag_ttl.clone();
+    let registries = config.registries.clone();
     let cache = Cache::new(
         Arc::clone(&store),
         upstreams,
         cache::Settings {
-            tag_ttl: Arc::new(move |name| tag_ttl.of(name, None)),
+            tag_ttl: Arc::new(move |name| {
+                let of_registry = registries.get(name.source());
+                tag_ttl.of(name, of_registry.and_then(|options| options.tag_ttl))
+            }),
             negative_ttl: config.negative_ttl,
             pace: Pace::default(),
         },
@@ -118,7 +130,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         connection,
         Arc::new(move || certificate.ca_pem()),
         config.limits.http,
-        Arc::new(Metrics::new()),
+        metrics,
     );
     run(&runtime, &config, listeners, tls, http, || {
         ready.announce(config.ready_file.as_deref())?;

@@ -191,7 +191,9 @@ impl Download {
             if !again || drought.tries >= pace.tries || drought.end <= Instant::now() {
                 return self.ask_a_spare(error).await;
             }
-            let (pause, end) = (pace.pause_before(drought.tries), drought.end);
+            // An upstream that is left alone is not tried in vain.
+            let rest = error.cause.rests().unwrap_or_default();
+            let (pause, end) = (pace.pause_before(drought.tries).max(rest), drought.end);
             drought.tries += 1;
             log::info!(
                 "{}: {} broke off at byte {} and is asked for again: {error}",
@@ -257,12 +259,7 @@ impl Download {
         let Some(remote) = remote.await? else {
             return Ok(false);
         };
-        if let (Some(known), Some(size)) = (self.size, remote.size)
-            && known != size
-        {
-            let why = format!("it says that the blob has {size} bytes, and before it had {known}");
-            return Err(self.failure(Cause::Protocol(why)));
-        }
+        let remote = remote.continuing(self.size)?;
         self.size = self.size.or(remote.size);
         self.body = remote.body;
         Ok(true)

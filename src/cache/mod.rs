@@ -116,7 +116,8 @@ impl Cache {
 
     /// Whether what is fetched from this registry is not for everyone, since there is a log-in for it.
     pub fn is_private(&self, registry: &RegistryHost) -> bool {
-        self.0.upstreams.has_login(registry)
+        let upstreams = &self.0.upstreams;
+        upstreams.has_login(registry) && !upstreams.is_public(registry)
     }
 
     /// The manifest, from the cache if it is fresh, else from the upstream, else from the cache however old, if it is

@@ -17,7 +17,7 @@ use super::{Cache, Pace, Settings};
 use crate::{
     storage::Store,
     types::{Algorithm, Digest, RegistryHost, manifest::MANIFEST_LIMIT},
-    upstream::Upstreams,
+    upstream::{self, Keyring, Options, Upstreams},
 };
 
 /// Long enough for a loaded machine; nothing that passes waits for it.
@@ -240,8 +240,20 @@ pub(crate) fn cache_on(
 ) -> Cache {
     let registries = registries()
         .into_iter()
-        .map(|host| (host, upstream.url.parse().unwrap()));
-    let upstreams = Upstreams::new(registries.collect(), MANIFEST_LIMIT);
+        .map(|host| (host, Options::at(upstream.url.parse().unwrap())));
+    let upstreams = Upstreams::new(
+        registries.collect(),
+        upstream::Settings {
+            manifest_limit: MANIFEST_LIMIT,
+            keyring: Keyring::empty(),
+            pace: upstream::Pace {
+                retries: 0,
+                blob_retries: 0,
+                ..upstream::Pace::default()
+            },
+            metrics: Arc::default(),
+        },
+    );
     Cache::new(Arc::clone(store), upstreams, settings, runtime)
 }
 

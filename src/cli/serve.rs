@@ -31,6 +31,9 @@ pub(super) struct Arguments {
     /// Registry to pull from, at https://HOST unless a URL says otherwise; may be repeated{n}[env: STANDIN_REGISTRY]
     #[arg(long, value_name = "HOST[=URL]", help_heading = "Registries")]
     registry: Vec<String>,
+    /// Registry that has what HOST has, and is asked before it; may be repeated{n}[env: STANDIN_MIRROR]
+    #[arg(long, value_name = "HOST=URL", help_heading = "Registries")]
+    mirror: Vec<String>,
     /// Registry of the names that name none{n}[default: docker.io] [env: STANDIN_DEFAULT_REGISTRY]
     #[arg(long, value_name = "HOST", help_heading = "Registries")]
     default_registry: Option<String>,
@@ -129,6 +132,7 @@ impl Arguments {
             .with(Key::Grace, self.grace)
             .with(Key::Durability, self.durability)
             .with(Key::Registry, self.registry)
+            .with(Key::Mirror, self.mirror)
             .with(Key::DefaultRegistry, self.default_registry)
             .with(Key::Authfile, self.authfile)
             .with(Key::NoDefaultRegistries, self.no_default_registries)

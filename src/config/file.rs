@@ -1,4 +1,5 @@
-//! The YAML file: one mapping whose keys are the flags' names, but for `users`. It must not know what the values mean.
+//! The YAML file: one mapping whose keys are the flags' names, but for `users`. It must not know
+//! what the values mean.
 //!
 //! ```yaml
 //! listen: 127.0.0.1:5000            # a list may be a single value
@@ -6,6 +7,8 @@
 //! registry:
 //!   - quay.io=http://127.0.0.1:5001
 //!   - registry.example.com
+//!   - name: docker.io               # or a mapping, for all that a flag has no room for
+//!     mirrors: [https://mirror.gcr.io]
 //! offline: false
 //! tag-ttl: 5m
 //! users:                            # mappings, where all else is text
@@ -108,7 +111,7 @@ fn parse(path: &Arc<Path>, text: &str) -> Result<Place, ConfigError> {
                     });
                     continue;
                 }
-                Value::Map(entries) if key == Key::User => {
+                Value::Map(entries) if matches!(key, Key::User | Key::Registry) => {
                     given.push(Given {
                         text: String::new(),
                         fields: fields(key, path, entries)?,
@@ -119,9 +122,6 @@ fn parse(path: &Arc<Path>, text: &str) -> Result<Place, ConfigError> {
                 Value::Nothing => "there is no value: give one, or leave the key out",
                 Value::Fraction => "YAML takes this for a number: put it in quotes",
                 Value::List(_) => "there is a list within the list",
-                Value::Map(_) if key == Key::Registry => {
-                    "there is a mapping: write \"HOST\" or \"HOST=URL\""
-                }
                 Value::Map(_) => "there is a mapping: give plain text",
             };
             return Err(origin.refuse(problem));
@@ -271,10 +271,6 @@ mod tests {
             ("listen: []\n", &["listen in FILE, line 1", "ADDRESS:PORT"]),
             ("san:\n- a\n-\n", &["san in FILE, line 3", "no value"]),
             ("san:\n- a\n- [b]\n", &["san in FILE, line 3", "list"]),
-            (
-                "registry:\n- a.io: http://b\n",
-                &["registry in FILE, line 2", "HOST=URL"],
-            ),
         ] {
             let refusal = parsed(file).unwrap_err().to_string();
             for fragment in fragments {

@@ -3,9 +3,11 @@
 //! A flag beats a variable, a variable beats the file. A list from a stronger place replaces the weaker one's, but for
 //! `registry`, whose places add up host by host. Nothing here listens, writes or contacts anyone.
 
+mod fields;
 mod file;
 mod freshness;
 mod limits;
+mod registries;
 mod source;
 mod spelling;
 #[cfg(test)]
@@ -29,7 +31,8 @@ pub use self::{
 use crate::{
     registry::access::User,
     storage::Durability,
-    types::{ExternalUrl, Pattern, RegistryHost, UpstreamUrl},
+    types::{ExternalUrl, Pattern, RegistryHost},
+    upstream,
 };
 
 /// All that `serve` is told.
@@ -42,7 +45,7 @@ pub struct Config {
     /// Absolute, and not inside `data`.
     pub state: PathBuf,
     /// The only registries that are ever contacted.
-    pub registries: BTreeMap<RegistryHost, UpstreamUrl>,
+    pub registries: BTreeMap<RegistryHost, upstream::Options>,
     /// What a name without a registry belongs to. If it is none of `registries`, such names are local-only.
     pub default_registry: RegistryHost,
     /// Where log-ins of those registries are, absolute; `None` stands for the usual files.
@@ -94,7 +97,7 @@ impl Config {
         let mut seen = BTreeSet::new();
         listen.retain(|address| address.port() == 0 || seen.insert(*address));
 
-        let registries = registries(sources, switch(Key::NoDefaultRegistries)?)?;
+        let registries = registries::registries(sources, switch(Key::NoDefaultRegistries)?)?;
         let is_registry = |host: &RegistryHost| registries.contains_key(host);
         let patterns = |key| {
             let given = sources.list(key, |given| Pattern::parse(&given.text, is_registry))?;
@@ -224,37 +227,6 @@ impl Directories {
     }
 }
 
-/// The well-known registries unless they are not wanted, then what each place adds or overrides.
-fn registries(
-    sources: &Sources,
-    no_defaults: bool,
-) -> Result<BTreeMap<RegistryHost, UpstreamUrl>, ConfigError> {
-    let mut registries = BTreeMap::new();
-    if !no_defaults {
-        let hosts = WELL_KNOWN.iter().filter_map(|host| host.parse().ok());
-        registries.extend(hosts.map(|host| {
-            let url = UpstreamUrl::of_host(&host);
-            (host, url)
-        }));
-    }
-    for place in sources.weakest_first(Key::Registry) {
-        let mut here = BTreeMap::new();
-        for given in place {
-            let (host, url) =
-                value::registry(&given.text).map_err(|problem| given.origin.refuse(problem))?;
-            if let Some(other) = here.insert(host.clone(), url.clone())
-                && other != url
-            {
-                return Err(given.origin.refuse(format!(
-                    "{host} is said to be at {other} and at {url}: give it once"
-                )));
-            }
-        }
-        registries.extend(here);
-    }
-    Ok(registries)
-}
-
 /// `$XDG_DATA_HOME/standin`, `$HOME/.local/share/standin`, or a directory of this user's in /var/tmp: jobs often have
 /// no home. A relative path in these variables counts for nothing, as the XDG specification has it.
 fn default_data(sources: &Sources) -> PathBuf {
@@ -319,20 +291,6 @@ fn without(sources: &Sources, given: Key, missing: Key) -> ConfigError {
         ),
     )
 }
-
-/// Contacted unless `--no-default-registries` is given: where public images are, so that a job needs no configuration.
-const WELL_KNOWN: [&str; 10] = [
-    "docker.io",
-    "gcr.io",
-    "ghcr.io",
-    "lscr.io",
-    "mcr.microsoft.com",
-    "nvcr.io",
-    "public.ecr.aws",
-    "quay.io",
-    "registry.gitlab.com",
-    "registry.k8s.io",
-];
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 5000);
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);

@@ -28,6 +28,7 @@ pub enum Key {
     Htpasswd,
     Listen,
     LocalOnly,
+    Mirror,
     NegativeTtl,
     NoDefaultRegistries,
     NoShadow,
@@ -53,7 +54,7 @@ pub enum Key {
 }
 
 impl Key {
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Authfile,
         Self::Data,
         Self::DefaultRegistry,
@@ -63,6 +64,7 @@ impl Key {
         Self::Htpasswd,
         Self::Listen,
         Self::LocalOnly,
+        Self::Mirror,
         Self::NegativeTtl,
         Self::NoDefaultRegistries,
         Self::NoShadow,
@@ -99,6 +101,7 @@ impl Key {
             Self::Htpasswd => "htpasswd",
             Self::Listen => "listen",
             Self::LocalOnly => "local-only",
+            Self::Mirror => "mirror",
             Self::NegativeTtl => "negative-ttl",
             Self::NoDefaultRegistries => "no-default-registries",
             Self::NoShadow => "no-shadow",
@@ -147,6 +150,7 @@ impl Key {
             Self::Authfile
                 | Self::Listen
                 | Self::LocalOnly
+                | Self::Mirror
                 | Self::NoShadow
                 | Self::Registry
                 | Self::San
@@ -261,7 +265,7 @@ impl Sources {
             .into_iter()
             .map(Key::variable)
             .chain([CONFIG_VARIABLE.to_owned()])
-            .chain(self.named_by_users())
+            .chain(self.named_by_mappings())
             .collect();
         self.environment
             .keys()
@@ -283,8 +287,10 @@ impl Sources {
     }
 
     /// The variables that the file has passwords in.
-    fn named_by_users(&self) -> impl Iterator<Item = String> + '_ {
-        self.weakest_first(Key::User)
+    fn named_by_mappings(&self) -> impl Iterator<Item = String> + '_ {
+        [Key::User, Key::Registry]
+            .into_iter()
+            .flat_map(|key| self.weakest_first(key))
             .flatten()
             .flat_map(|given| &given.fields)
             .filter(|field| field.name == "password-env")

@@ -10,15 +10,15 @@ use super::*;
 
 /// The three places, weakest last.
 #[derive(Default)]
-struct Given<'a> {
-    flags: Vec<(Key, &'a [&'a str])>,
-    variables: Vec<(&'a str, &'a str)>,
-    file: &'a str,
+pub(super) struct Given<'a> {
+    pub(super) flags: Vec<(Key, &'a [&'a str])>,
+    pub(super) variables: Vec<(&'a str, &'a str)>,
+    pub(super) file: &'a str,
 }
 
 impl Given<'_> {
     /// `HOME` is always set here, and the file is `ci.yaml` in `dir`.
-    fn sources(&self, dir: &TempDir) -> Result<Sources, ConfigError> {
+    pub(super) fn sources(&self, dir: &TempDir) -> Result<Sources, ConfigError> {
         let path = dir.path().join("ci.yaml");
         fs::write(&path, self.file).unwrap();
         let mut flags = Flags::new(Some(path.to_str().unwrap().to_owned()));
@@ -31,13 +31,13 @@ impl Given<'_> {
         Sources::read(flags, environment(variables))
     }
 
-    fn config(&self) -> Result<Config, ConfigError> {
+    pub(super) fn config(&self) -> Result<Config, ConfigError> {
         let dir = tempfile::tempdir().unwrap();
         Config::from_sources(&self.sources(&dir)?)
     }
 
     /// The message, and the file's path as `FILE`.
-    fn refusal(&self) -> String {
+    pub(super) fn refusal(&self) -> String {
         let dir = tempfile::tempdir().unwrap();
         let error = match self.sources(&dir) {
             Err(error) => error,
@@ -60,10 +60,6 @@ fn bare(variables: &[(&str, &str)]) -> Config {
     Config::from_sources(&sources).unwrap()
 }
 
-fn host(text: &str) -> RegistryHost {
-    text.parse().unwrap()
-}
-
 #[test]
 fn defaults() {
     let config = bare(&[("HOME", "/home/ci")]);
@@ -72,15 +68,6 @@ fn defaults() {
     assert_eq!(
         config.state,
         Path::new("/home/ci/.local/share/standin.state")
-    );
-    assert_eq!(config.registries.len(), WELL_KNOWN.len());
-    assert_eq!(
-        config.registries[&RegistryHost::docker_hub()].as_str(),
-        "https://registry-1.docker.io"
-    );
-    assert_eq!(
-        config.registries[&host("quay.io")].as_str(),
-        "https://quay.io"
     );
     assert_eq!(config.default_registry, RegistryHost::docker_hub());
     assert_eq!(config.grace, Duration::from_secs(30));
@@ -224,54 +211,6 @@ fn the_stronger_place_wins() {
 }
 
 #[test]
-fn registries_add_up_and_the_stronger_place_wins_host_by_host() {
-    let config = Given {
-        file: "no-default-registries: true\n\
-               registry: [a.io=http://file, b.io=http://file, c.io=http://file]\n",
-        variables: vec![(
-            "STANDIN_REGISTRY",
-            "b.io=http://variable c.io=http://variable",
-        )],
-        flags: vec![(Key::Registry, &["C.io:443", "d.io:5000"])],
-    }
-    .config()
-    .unwrap();
-    let registries: Vec<(String, &str)> = config
-        .registries
-        .iter()
-        .map(|(host, url)| (host.to_string(), url.as_str()))
-        .collect();
-    let expected = [
-        ("a.io", "http://file"),
-        ("b.io", "http://variable"),
-        ("c.io", "https://c.io"),
-        ("d.io:5000", "https://d.io:5000"),
-    ];
-    assert_eq!(
-        registries,
-        expected.map(|(host, url)| (host.to_owned(), url))
-    );
-}
-
-#[test]
-fn another_spelling_of_docker_hub_overrides_docker_hub() {
-    let config = Given {
-        flags: vec![(
-            Key::Registry,
-            &["registry-1.docker.io=http://127.0.0.1:5001"],
-        )],
-        ..Given::default()
-    }
-    .config()
-    .unwrap();
-    assert_eq!(config.registries.len(), WELL_KNOWN.len());
-    assert_eq!(
-        config.registries[&RegistryHost::docker_hub()].as_str(),
-        "http://127.0.0.1:5001"
-    );
-}
-
-#[test]
 fn an_empty_variable_is_not_given() {
     let dir = tempfile::tempdir().unwrap();
     let given = Given {
@@ -391,19 +330,6 @@ fn values_that_are_refused() {
         (Key::Data, &[""], &["empty"]),
         (Key::Data, &["~/standin"], &["\"~/standin\"", "in full"]),
         (Key::Data, &["/"], &["--state"]),
-        (
-            Key::Registry,
-            &["quay.io/acme"],
-            &["\"quay.io/acme\"", "HOST"],
-        ),
-        (Key::Registry, &["quay io"], &["\"quay io\"", "HOST:PORT"]),
-        (Key::Registry, &["a.io=b"], &["a.io", "\"b\"", "https://"]),
-        (Key::Registry, &["https://quay.io"], &["quay.io=http://"]),
-        (
-            Key::Registry,
-            &["a.io=http://x", "A.io=http://y"],
-            &["a.io", "http://x", "http://y"],
-        ),
         (Key::DefaultRegistry, &["a/b"], &["\"a/b\"", "HOST"]),
         (Key::Offline, &["maybe"], &["\"maybe\"", "true", "false"]),
         (Key::NoDefaultRegistries, &[""], &["\"\"", "true", "false"]),
@@ -438,23 +364,6 @@ fn values_that_are_refused() {
         for fragment in fragments.iter().chain([&place.as_str()]) {
             assert!(refusal.contains(fragment), "no {fragment} in: {refusal}");
         }
-    }
-}
-
-#[test]
-fn a_password_is_not_repeated() {
-    for text in [
-        "quay.io=https://me:hunter2@quay.io",
-        "https://me:hunter2@quay.io",
-        "me:hunter2@quay.io",
-    ] {
-        let refusal = Given {
-            flags: vec![(Key::Registry, &[text])],
-            ..Given::default()
-        }
-        .refusal();
-        assert!(refusal.starts_with("flag --registry: "), "{refusal}");
-        assert!(!refusal.contains("hunter2"), "{refusal}");
     }
 }
 

@@ -11,8 +11,8 @@ mod tests;
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    source::{ConfigError, Field, Given, Key, Origin, Sources},
-    spelling::nearest,
+    fields::Fields,
+    source::{ConfigError, Given, Key, Origin, Sources},
 };
 use crate::{
     registry::access::{Action, Grant, Secret, User, UserName},
@@ -127,75 +127,13 @@ fn mapping(
     sources: &Sources,
     is_registry: impl Fn(&RegistryHost) -> bool + Copy,
 ) -> Result<(UserName, Draft), ConfigError> {
-    let mut fields: BTreeMap<&str, &Field> = BTreeMap::new();
-    for field in &given.fields {
-        let Some(known) = FIELDS.into_iter().find(|known| *known == field.name) else {
-            let hint = match nearest(&field.name, FIELDS, 0) {
-                Some(near) => format!("did you mean {near:?}?"),
-                None => format!("a user has {}", FIELDS.join(", ")),
-            };
-            let name = shown(&field.name);
-            return Err(field
-                .origin
-                .refuse(format!("{name} is nothing a user has: {hint}")));
-        };
-        if fields.insert(known, field).is_some() {
-            return Err(field.origin.refuse(format!("{known} is there twice")));
-        }
-    }
-    let one = |name: &str| match fields.get(name) {
-        None => Ok(None),
-        Some(field) => match field.values.as_slice() {
-            [value] => Ok(Some((*field, value.as_str()))),
-            _ => Err(field.origin.refuse(format!("{name} takes one value"))),
-        },
-    };
-    let (field, name) = one("name")?.ok_or_else(|| given.origin.refuse("the user has no name"))?;
+    let fields = Fields::of(given, FIELDS, "a user")?;
+    let (field, name) = fields
+        .one("name")?
+        .ok_or_else(|| given.origin.refuse("the user has no name"))?;
     let name: UserName = name.parse().map_err(|error| field.origin.refuse(error))?;
 
-    let secrets = [
-        one("password")?,
-        one("password-env")?,
-        one("password-file")?,
-    ];
-    let secret = match secrets {
-        [None, None, None] => None,
-        [Some((field, password)), None, None] => Some((field, password.to_owned())),
-        [None, Some((field, variable)), None] => {
-            let value = sources.ambient(variable).ok_or_else(|| {
-                let variable = shown(variable);
-                field.origin.refuse(format!(
-                    "user {name}: the variable {variable} is not set, or is empty"
-                ))
-            })?;
-            let text = value.to_str().ok_or_else(|| {
-                let variable = shown(variable);
-                field.origin.refuse(format!(
-                    "user {name}: the value of the variable {variable} is not UTF-8"
-                ))
-            })?;
-            Some((field, text.to_owned()))
-        }
-        [None, None, Some((field, file))] => {
-            let path = given
-                .path(file)
-                .map_err(|problem| field.origin.refuse(problem))?;
-            let text = std::fs::read_to_string(&path).map_err(|error| {
-                let path = path.display();
-                field
-                    .origin
-                    .refuse(format!("user {name}: {path} cannot be read: {error}"))
-            })?;
-            let line = text.strip_suffix('\n').unwrap_or(&text);
-            let line = line.strip_suffix('\r').unwrap_or(line);
-            Some((field, line.to_owned()))
-        }
-        _ => {
-            return Err(given.origin.refuse(format!(
-                "user {name}: give one of password, password-env and password-file"
-            )));
-        }
-    };
+    let secret = fields.password(sources, &format!("user {name}"))?;
     let secret = secret
         .map(|(field, password)| {
             Secret::plain(&password)
@@ -203,7 +141,7 @@ fn mapping(
         })
         .transpose()?;
 
-    let actions: Vec<Action> = match (one("access")?, fields.get("actions")) {
+    let actions: Vec<Action> = match (fields.one("access")?, fields.list("actions")) {
         (Some((field, access)), None) => actions_of(access)
             .ok_or_else(|| {
                 let access = shown(access);
@@ -225,7 +163,7 @@ fn mapping(
             )));
         }
     };
-    let grant = match fields.get("repositories") {
+    let grant = match fields.list("repositories") {
         None => Grant::everywhere(actions),
         Some(field) if field.values.is_empty() => {
             return Err(field.origin.refuse(format!(

@@ -208,23 +208,25 @@ fn classify_upstream(failure: &UpstreamFailure) -> (StatusCode, ErrorCode, Weigh
             (StatusCode::NOT_FOUND, unknown, Weight::Failed)
         }
         Rule::Host => {
-            let (status, code) = classify_cause(&failure.error.cause);
+            let (status, code) = match failure.error.cause.essence() {
+                Cause::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable),
+                Cause::RateLimited { .. } | Cause::Busy(_) => {
+                    (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests)
+                }
+                Cause::NotConfigured
+                | Cause::Unreachable(_)
+                | Cause::Status(_)
+                | Cause::Unauthorized(_)
+                | Cause::Token { .. }
+                | Cause::Cut(_)
+                | Cause::Protocol(_)
+                | Cause::DigestMismatch { .. }
+                | Cause::Resting { .. }
+                | Cause::Elsewhere { .. }
+                | Cause::Everywhere { .. } => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
+            };
             (status, code, Weight::Failed)
         }
-    }
-}
-
-fn classify_cause(cause: &Cause) -> (StatusCode, ErrorCode) {
-    match cause {
-        Cause::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable),
-        Cause::RateLimited { .. } => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests),
-        Cause::Token { cause, .. } => classify_cause(cause),
-        Cause::NotConfigured
-        | Cause::Unreachable(_)
-        | Cause::Status(_)
-        | Cause::Unauthorized(_)
-        | Cause::Protocol(_)
-        | Cause::DigestMismatch { .. } => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
     }
 }
 

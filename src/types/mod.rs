@@ -3,6 +3,7 @@
 //! Pure: no I/O, no async, and nothing that knows HTTP or a disk. A value of one of these types *is* valid; each
 //! type's `FromStr` is the only way in.
 
+pub mod address;
 pub mod digest;
 pub mod manifest;
 pub mod name;
@@ -12,6 +13,7 @@ pub mod referrer;
 pub mod upload;
 pub mod url;
 
+pub use address::Zone;
 pub use digest::{Algorithm, Digest, Hasher, InvalidDigest};
 pub use manifest::{Descriptor, InvalidManifest, Kind, Manifest, MediaType, Role};
 pub use name::{CanonicalName, InvalidHost, InvalidName, Namespace, RegistryHost, RepositoryName};

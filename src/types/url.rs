@@ -125,6 +125,13 @@ impl fmt::Display for ExternalUrl {
 #[error("{0}")]
 pub struct InvalidUrl(String);
 
+impl InvalidUrl {
+    /// A reason of a stricter kind of URL's own.
+    pub(crate) fn new(problem: String) -> Self {
+        Self(problem)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scheme {
     Http,

@@ -1,12 +1,18 @@
 //! Listings of other registries: tags and referrers, page after page.
 
 use reqwest::{
-    Method, Url,
-    header::{ACCEPT, HeaderMap, LINK},
+    Url,
+    header::{HeaderMap, LINK},
 };
 use serde::Deserialize;
 
-use super::{Cause, Error, Patience, Upstreams, text};
+use super::{
+    Cause, Error, Patience, Upstreams,
+    answer::Answer,
+    endpoint::{Ask, Want},
+    exchange::Order,
+    text,
+};
 use crate::types::{
     Digest, Reference, Referrer, RegistryHost, RepositoryName, Tag, manifest,
     referrer::parse_listing,
@@ -39,7 +45,7 @@ impl Upstreams {
         last: Option<&str>,
         n: usize,
     ) -> Result<Option<RemoteTags>, Error> {
-        let mut path = format!("{name}/tags/list?n={n}");
+        let mut path = format!("tags/list?n={n}");
         // Anything else can be behind no tag in the upstream's eyes, or in ours.
         if let Some(last) = last.and_then(|last| last.parse::<Tag>().ok()) {
             path.push_str(&format!("&last={last}"));
@@ -58,7 +64,7 @@ impl Upstreams {
         name: &RepositoryName,
     ) -> Result<Option<Vec<Tag>>, Error> {
         let mut all: Vec<Tag> = Vec::new();
-        let mut path = format!("{name}/tags/list");
+        let mut path = "tags/list".to_owned();
         loop {
             let Some((tags, next)) = self.tags(registry, name, &path).await? else {
                 return Ok(None);
@@ -68,7 +74,7 @@ impl Upstreams {
             match next {
                 // A page without a tag would be asked for again and again.
                 Some(query) if !empty && all.len() < TAG_LIMIT => {
-                    path = format!("{name}/tags/list?{query}");
+                    path = format!("tags/list?{query}");
                 }
                 _ => return Ok(Some(all)),
             }
@@ -84,11 +90,11 @@ impl Upstreams {
         subject: &Digest,
     ) -> Result<Vec<Referrer>, Error> {
         let mut all = Vec::new();
-        let mut path = format!("{name}/referrers/{subject}");
+        let mut path = format!("referrers/{subject}");
         for _ in 0..REFERRER_PAGES {
-            let accept = [(ACCEPT, manifest::OCI_INDEX)];
-            let response = match self.send(registry, name, Method::GET, &path, &accept).await {
-                Ok(Some(response)) => response,
+            let accept = Some(manifest::OCI_INDEX);
+            let answer = match self.listing(registry, name, &path, accept).await {
+                Ok(Some(answer)) => answer,
                 Ok(None) => return self.tagged_referrers(registry, name, subject).await,
                 Err(Error {
                     cause: Cause::Status(400..=499),
@@ -98,9 +104,8 @@ impl Upstreams {
                 }
                 Err(error) => return Err(error),
             };
-            let next = next_page(response.headers(), response.url());
-            let bytes = self.read_whole(registry, response, PAGE_LIMIT).await?;
-            let page = parse_listing(&bytes).ok_or_else(|| {
+            let next = next_page(&answer.headers, &answer.url);
+            let page = parse_listing(&answer.into_bytes()).ok_or_else(|| {
                 Error::new(
                     registry,
                     Cause::Protocol("its referrers can't be read".to_owned()),
@@ -108,7 +113,7 @@ impl Upstreams {
             })?;
             all.extend(page);
             match next {
-                Some(query) => path = format!("{name}/referrers/{subject}?{query}"),
+                Some(query) => path = format!("referrers/{subject}?{query}"),
                 None => break,
             }
         }
@@ -146,12 +151,11 @@ impl Upstreams {
         struct Page {
             tags: Option<Vec<String>>,
         }
-        let Some(response) = self.send(registry, name, Method::GET, path, &[]).await? else {
+        let Some(answer) = self.listing(registry, name, path, None).await? else {
             return Ok(None);
         };
-        let next = next_page(response.headers(), response.url());
-        let bytes = self.read_whole(registry, response, PAGE_LIMIT).await?;
-        let page: Page = serde_json::from_slice(&bytes).map_err(|error| {
+        let next = next_page(&answer.headers, &answer.url);
+        let page: Page = serde_json::from_slice(&answer.into_bytes()).map_err(|error| {
             Error::new(
                 registry,
                 Cause::Protocol(format!("its tag list can't be read: {error}")),
@@ -162,6 +166,23 @@ impl Upstreams {
             tags.iter().filter_map(|tag| tag.parse().ok()).collect(),
             next,
         )))
+    }
+
+    async fn listing(
+        &self,
+        registry: &RegistryHost,
+        name: &RepositoryName,
+        rest: &str,
+        accept: Option<&str>,
+    ) -> Result<Option<Answer>, Error> {
+        let ask = Ask {
+            name,
+            rest,
+            accept,
+            want: Want::Whole(PAGE_LIMIT),
+            patience: Patience::Full,
+        };
+        self.exchange(registry, ask, Order::MirrorsLast).await
     }
 }
 

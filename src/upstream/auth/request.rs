@@ -47,7 +47,7 @@ impl Request<'_> {
             .header(ACCEPT_ENCODING, "identity")
             .send()
             .await
-            .map_err(|error| Cause::of_transport(&error))?;
+            .map_err(|error| Cause::of_request(&error))?;
         match (response.status(), login) {
             // Some servers have OAuth 2 only.
             (
@@ -85,7 +85,7 @@ impl Request<'_> {
             .body(form)
             .send()
             .await
-            .map_err(|error| Cause::of_transport(&error))?;
+            .map_err(|error| Cause::of_request(&error))?;
         match response.status() {
             // 400 is what OAuth 2 has for a grant that is none (RFC 6749, 5.2).
             StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(None),
@@ -119,7 +119,7 @@ async fn read(mut response: reqwest::Response, sent: Instant) -> Result<Token, C
     while let Some(piece) = response
         .chunk()
         .await
-        .map_err(|error| Cause::of_transport(&error))?
+        .map_err(|error| Cause::of_request(&error))?
     {
         if whole.len() + piece.len() > ANSWER_LIMIT {
             let problem = format!("its answer is larger than {ANSWER_LIMIT} bytes");
