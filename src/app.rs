@@ -83,6 +83,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
             }),
             negative_ttl: config.negative_ttl,
             pace: Pace::default(),
+            keep: config.keep.clone(),
         },
         runtime.handle().clone(),
     );
@@ -119,7 +120,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         })
     };
     log::info!("{}", access.summary());
-    let registry = Registry::new(store, cache, rules, runtime.handle().clone());
+    let registry = Registry::new(store, cache.clone(), rules, runtime.handle().clone());
     let seeded = seed(&registry, &config.seeds)?;
     let ready = Ready::new(&addresses, &config, tls.ca_path(), generated)?;
     let certificate = Arc::clone(&tls);
@@ -134,6 +135,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     );
     run(&runtime, &config, listeners, tls, http, || {
         ready.announce(config.ready_file.as_deref())?;
+        cache.count_in_background();
         let listeners: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
         log::info!(
             "standin {} listens on {}, with content in {} and keys in {}",

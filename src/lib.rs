@@ -79,6 +79,7 @@
 //! | What is on disk? | `storage/layout.rs`: the tree, and every key |
 //! | How do many clients share one download, and how does it go on when it breaks off? | `cache/fill.rs`; `cache/download.rs` |
 //! | How old may a tag's answer be? | `cache/mod.rs`, `Cache::manifest` |
+//! | What is evicted, and when? | `cache/plan.rs`, pure; `cache/size.rs` counts and applies; `storage/eviction.rs` removes |
 //! | What is sent to an upstream, and what do its failures become? | `upstream/mod.rs`; then `classify_upstream` in `http/error.rs` |
 //! | Which log-in or token is an upstream shown? | `upstream/auth.rs`; where log-ins come from: `upstream/credentials.rs` |
 //! | Who may do this? | `registry/access/mod.rs`, `Access::permit`; what a client shows and is told: `http/auth.rs` |

@@ -69,6 +69,9 @@ impl Cache {
         digest: &Digest,
         expected: Option<u64>,
     ) -> Result<Option<Body>, Error> {
+        if !self.keeps(name) {
+            return self.unstored(name, digest, None).await;
+        }
         let mut vouched = expected.is_some();
         loop {
             let fill = self.join(name, digest, expected);
@@ -199,9 +202,9 @@ impl Cache {
     ) -> Progress {
         let prepared = {
             let (cache, digest) = (self.clone(), digest.clone());
-            blocking(move || prepare(&cache.0.store, &digest, expected)).await
+            blocking(move || prepare(&cache, &digest, expected)).await
         };
-        let staging = match prepared {
+        let mut staging = match prepared {
             Ok(Prepared::Staging(staging)) => *staging,
             // Whether this name may have what another has just brought is still to be asked.
             Ok(Prepared::Here { size }) if expected.is_none() => {
@@ -293,9 +296,11 @@ impl Cache {
         digest: &Digest,
         prefix: Option<(StagedBytes, u64)>,
     ) -> Result<Option<Body>, Error> {
-        log::warn!(
-            "{name}: no room to keep {digest} in the data directory, so it is passed on without a copy"
-        );
+        if self.keeps(name) {
+            log::warn!(
+                "{name}: no room to keep {digest} in the data directory, so it is passed on without a copy"
+            );
+        }
         let (hasher, from) = match prefix {
             None => (Hasher::new(digest.algorithm()), 0),
             Some((bytes, length)) => {
@@ -344,10 +349,11 @@ enum Prepared {
 }
 
 fn prepare(
-    store: &Store,
+    cache: &Cache,
     digest: &Digest,
     expected: Option<u64>,
 ) -> Result<Prepared, crate::storage::Error> {
+    let store = &cache.0.store;
     // It may have been committed between the request's own look and this task.
     if let Some(size) = store.stat(digest)? {
         return Ok(Prepared::Here { size });
@@ -355,7 +361,7 @@ fn prepare(
     if expected.is_some_and(|expected| store.free_space().is_ok_and(|free| free < expected)) {
         return Ok(Prepared::NoRoom);
     }
-    match store.stage(digest.algorithm()) {
+    match cache.stage(digest) {
         Ok(staging) => Ok(Prepared::Staging(Box::new(staging))),
         Err(error) if error.is_no_room() => Ok(Prepared::NoRoom),
         Err(error) => Err(error),

@@ -252,13 +252,7 @@ impl Cache {
                 digest.clone(),
                 fetched.bytes.clone(),
             );
-            blocking(move || {
-                cache
-                    .0
-                    .store
-                    .put_manifest(Namespace::Upstream, &name, &digest, &bytes, &manifest)
-            })
-            .await
+            blocking(move || cache.keep_manifest(&name, &digest, &bytes, &manifest)).await
         };
         log::info!(
             "{name}: {reference} fetched from {}, {digest}",
@@ -291,6 +285,9 @@ impl Cache {
         digest: &Digest,
         manifest: Option<ManifestEntry>,
     ) {
+        if !self.keeps(name) {
+            return;
+        }
         let mut entry = TagEntry {
             digest: digest.clone(),
             manifest,
@@ -340,6 +337,7 @@ impl Cache {
         if let Some(entry) = store.manifest(Namespace::Upstream, name, &digest)?
             && let Some(content) = store.content(&digest)?
         {
+            self.note_use(name, &digest);
             let bytes = match want {
                 Want::Description => None,
                 Want::Bytes => Some(content.read()?),

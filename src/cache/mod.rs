@@ -17,6 +17,8 @@ mod discovery;
 mod download;
 mod fill;
 mod manifest;
+mod plan;
+mod size;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -39,6 +41,7 @@ pub use crate::upstream::{Cause, Error as UpstreamError, HEADER_BUDGET, Patience
 pub use body::Body;
 pub use discovery::TagPage;
 pub use download::Pace;
+pub use size::{CacheSize, Keep, MaxSize};
 
 /// A manifest to be answered with.
 #[derive(Clone, Debug)]
@@ -66,6 +69,8 @@ pub struct Settings {
     /// How long an upstream's 404 to a manifest is good.
     pub negative_ttl: Duration,
     pub pace: Pace,
+    /// What is kept of what is pulled.
+    pub keep: Keep,
 }
 
 /// How long an upstream's answer for a tag of this repository is good.
@@ -82,6 +87,7 @@ struct Shelf {
     runtime: Handle,
     tag_ttl: TagTtl,
     pace: Pace,
+    size: Arc<size::Size>,
     fills: fill::Fills,
     listings: discovery::Listings,
     manifests: manifest::Flights,
@@ -96,12 +102,14 @@ impl Cache {
         settings: Settings,
         runtime: Handle,
     ) -> Self {
+        let size = Arc::new(size::Size::new(Arc::clone(&store), settings.keep));
         Self(Arc::new(Shelf {
             store,
             upstreams,
             runtime,
             tag_ttl: settings.tag_ttl,
             pace: settings.pace,
+            size,
             fills: fill::Fills::default(),
             listings: discovery::Listings::default(),
             manifests: Mutex::default(),

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::runtime::Handle;
 
-use super::{Cache, Pace, Settings};
+use super::{Cache, Keep, Pace, Settings};
 use crate::{
     storage::Store,
     types::{Algorithm, Digest, RegistryHost, manifest::MANIFEST_LIMIT},
@@ -262,6 +262,7 @@ pub(crate) fn impatient() -> Settings {
     Settings {
         tag_ttl: Arc::new(|_| Duration::ZERO),
         negative_ttl: Duration::ZERO,
+        keep: Keep::default(),
         pace: Pace {
             pause: Duration::from_millis(1),
             ..Pace::default()

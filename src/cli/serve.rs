@@ -28,6 +28,14 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "job|full", help_heading = "Storage")]
     durability: Option<String>,
 
+    /// How much of what is pulled is kept: a size, or a share of what is free at the start; 0 keeps
+    /// nothing{n}[default: 80%] [env: STANDIN_CACHE_MAX_SIZE]
+    #[arg(long, value_name = "SIZE", help_heading = "Storage")]
+    cache_max_size: Option<String>,
+    /// Names under which nothing pulled is kept, such as 'acme/**'; may be repeated{n}[env: STANDIN_CACHE_NONE]
+    #[arg(long, value_name = "PATTERN", help_heading = "Storage")]
+    cache_none: Vec<String>,
+
     /// Registry to pull from, at https://HOST unless a URL says otherwise; may be repeated{n}[env: STANDIN_REGISTRY]
     #[arg(long, value_name = "HOST[=URL]", help_heading = "Registries")]
     registry: Vec<String>,
@@ -131,6 +139,8 @@ impl Arguments {
             .with(Key::ExternalUrl, self.external_url)
             .with(Key::Grace, self.grace)
             .with(Key::Durability, self.durability)
+            .with(Key::CacheMaxSize, self.cache_max_size)
+            .with(Key::CacheNone, self.cache_none)
             .with(Key::Registry, self.registry)
             .with(Key::Mirror, self.mirror)
             .with(Key::DefaultRegistry, self.default_registry)

@@ -1,12 +1,13 @@
 //! The limits: sizes, numbers and times that bound what one client may take up. Each room's own struct has the defaults.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, str::FromStr, time::Duration};
 
 use super::{
     source::{ConfigError, Key, Sources},
     value,
 };
 use crate::{
+    cache::MaxSize,
     http, proxy, registry,
     types::{digest::shown, manifest::MANIFEST_LIMIT, name::NAME_LIMIT},
 };
@@ -102,6 +103,50 @@ fn size(text: &str) -> Result<usize, String> {
         .ok_or_else(|| format!("{} is not between 1B and 1GiB", shown(text)))
 }
 
+/// `80%`, a whole number of bytes with its unit, or `0`.
+impl FromStr for MaxSize {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        const UNITS: [(&str, u64); 6] = [
+            ("%", 1),
+            ("B", 1),
+            ("KiB", 1 << 10),
+            ("MiB", 1 << 20),
+            ("GiB", 1 << 30),
+            ("TiB", 1 << 40),
+        ];
+        let no_size = || {
+            format!(
+                "{} is no size of a cache: write a whole number and its unit, such as 500MiB, 20GiB or 1TiB, a share of what is \
+                 free, such as 80%, or 0 to keep nothing",
+                shown(s)
+            )
+        };
+        let digits = s.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = s.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| no_size())?;
+        if unit.is_empty() && number == 0 {
+            return Ok(Self::Bytes(0));
+        }
+        let (unit, bytes) = UNITS
+            .into_iter()
+            .find(|(known, _)| *known == unit)
+            .ok_or_else(no_size)?;
+        if unit == "%" {
+            return match u8::try_from(number) {
+                Ok(0) => Ok(Self::Bytes(0)),
+                Ok(percent @ ..=100) => Ok(Self::Share(percent)),
+                _ => Err(format!("{} is more than 100%", shown(s))),
+            };
+        }
+        number
+            .checked_mul(bytes)
+            .map(Self::Bytes)
+            .ok_or_else(no_size)
+    }
+}
+
 /// A duration in which something can happen.
 fn time(text: &str) -> Result<Duration, String> {
     let time = value::duration(text)?;
@@ -155,6 +200,39 @@ mod tests {
             ("18446744073709551615GiB", "between 1B and 1GiB"),
         ] {
             let message = size(bad).unwrap_err();
+            assert!(message.contains(fragment), "{bad:?}: {message}");
+        }
+    }
+
+    #[test]
+    fn sizes_of_the_cache() {
+        for (text, expected) in [
+            ("0", MaxSize::Bytes(0)),
+            ("0%", MaxSize::Bytes(0)),
+            ("0GiB", MaxSize::Bytes(0)),
+            ("1%", MaxSize::Share(1)),
+            ("100%", MaxSize::Share(100)),
+            ("1B", MaxSize::Bytes(1)),
+            ("500MiB", MaxSize::Bytes(500 << 20)),
+            ("20GiB", MaxSize::Bytes(20 << 30)),
+            ("2TiB", MaxSize::Bytes(2 << 40)),
+        ] {
+            assert_eq!(text.parse::<MaxSize>().unwrap(), expected, "{text}");
+        }
+        for (bad, fragment) in [
+            ("", "20GiB"),
+            ("20", "20GiB"),
+            ("GiB", "20GiB"),
+            ("%", "80%"),
+            ("20GB", "20GiB"),
+            ("20 GiB", "20GiB"),
+            ("-1GiB", "20GiB"),
+            ("0.5GiB", "20GiB"),
+            ("101%", "more than 100%"),
+            ("300%", "more than 100%"),
+            ("99999999999TiB", "20GiB"),
+        ] {
+            let message = bad.parse::<MaxSize>().unwrap_err();
             assert!(message.contains(fragment), "{bad:?}: {message}");
         }
     }

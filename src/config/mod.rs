@@ -29,6 +29,7 @@ pub use self::{
     value::{San, Seed, SeedName},
 };
 use crate::{
+    cache::Keep,
     registry::access::User,
     storage::Durability,
     types::{ExternalUrl, Pattern, RegistryHost},
@@ -66,6 +67,8 @@ pub struct Config {
     pub san: Vec<San>,
     pub external_url: Option<ExternalUrl>,
     pub durability: Durability,
+    /// What is kept of what is pulled.
+    pub keep: Keep,
     /// Who may log in; nobody needs to on loopback if there are none.
     pub users: Vec<User>,
     /// Absolute. In place of the one that is made in `state`.
@@ -105,6 +108,7 @@ impl Config {
         };
         let local_only = patterns(Key::LocalOnly)?;
         let no_shadow = patterns(Key::NoShadow)?;
+        let cache_none = patterns(Key::CacheNone)?;
 
         let authfiles = sources.list(Key::Authfile, |given| match given.text.as_str() {
             "none" => Ok(None),
@@ -152,6 +156,12 @@ impl Config {
             durability: sources
                 .one(Key::Durability, |given| given.text.parse())?
                 .unwrap_or_default(),
+            keep: Keep {
+                most: sources
+                    .one(Key::CacheMaxSize, |given| given.text.parse())?
+                    .unwrap_or_default(),
+                none: cache_none,
+            },
             users,
             token_key: path(Key::TokenKey)?,
             seeds: sources.list(Key::Seed, Seed::parse)?.unwrap_or_default(),

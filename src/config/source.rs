@@ -44,6 +44,8 @@ pub enum Key {
     TlsKey,
     TokenKey,
     User,
+    CacheMaxSize,
+    CacheNone,
     BodyTimeout,
     HeadTimeout,
     MaxManifestSize,
@@ -54,7 +56,7 @@ pub enum Key {
 }
 
 impl Key {
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 34] = [
         Self::Authfile,
         Self::Data,
         Self::DefaultRegistry,
@@ -80,6 +82,8 @@ impl Key {
         Self::TlsKey,
         Self::TokenKey,
         Self::User,
+        Self::CacheMaxSize,
+        Self::CacheNone,
         Self::BodyTimeout,
         Self::HeadTimeout,
         Self::MaxManifestSize,
@@ -117,6 +121,8 @@ impl Key {
             Self::TlsKey => "tls-key",
             Self::TokenKey => "token-key",
             Self::User => "user",
+            Self::CacheMaxSize => "cache-max-size",
+            Self::CacheNone => "cache-none",
             Self::BodyTimeout => "body-timeout",
             Self::HeadTimeout => "head-timeout",
             Self::MaxManifestSize => "max-manifest-size",
@@ -148,6 +154,7 @@ impl Key {
         matches!(
             self,
             Self::Authfile
+                | Self::CacheNone
                 | Self::Listen
                 | Self::LocalOnly
                 | Self::Mirror

@@ -335,6 +335,8 @@ fn values_that_are_refused() {
         (Key::NoDefaultRegistries, &[""], &["\"\"", "true", "false"]),
         (Key::LocalOnly, &["quay.io"], &["quay.io/**"]),
         (Key::NoShadow, &["A/b"], &["\"A/b\"", "'**'"]),
+        (Key::CacheNone, &["quay.io"], &["quay.io/**"]),
+        (Key::CacheMaxSize, &["20"], &["\"20\"", "20GiB", "80%"]),
         (Key::Grace, &["soon"], &["\"soon\"", "30s"]),
         (Key::TlsCert, &["/c.pem"], &["tls-key is not given"]),
         (Key::TlsKey, &["/k.pem"], &["tls-cert is not given"]),

@@ -24,6 +24,7 @@ impl Registry {
             let (registry, digest, reader) = (self.clone(), digest.clone(), reader.clone());
             let from = from.map(|from| from.name.clone());
             blocking(move || {
+                let _pin = registry.0.store.pin(&digest);
                 let Some(size) = registry.0.store.stat(&digest)? else {
                     return Ok(None);
                 };
@@ -33,6 +34,9 @@ impl Registry {
                     }
                     None => registry.is_readable(&digest, &reader)?,
                 };
+                if readable {
+                    registry.0.store.promise(&digest);
+                }
                 Ok::<_, Error>(readable.then_some(size))
             })
             .await?

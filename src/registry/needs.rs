@@ -72,6 +72,8 @@ impl Registry {
         let Some(content) = store.content(&wanted.digest)? else {
             return Ok(Look::Absent(wanted));
         };
+        // What is found here must still be here when the manifest is stored.
+        store.promise(&wanted.digest);
         if let Some(pusher) = pusher
             && !self.is_member(name, &wanted.digest)?
             && !self.is_readable(&wanted.digest, pusher)?

@@ -138,10 +138,15 @@ impl Registry {
             .content
             .filter(|_| held.local.is_some() || held.source.is_some())
         {
+            // While it is open it is not evicted, and from here on it is promised.
+            self.0.store.promise(digest);
             return Ok(content.size());
         }
         match held.source {
-            Some(source) if source.named && self.may_ask(&target.name) => Ok(source.member.size),
+            Some(source) if source.named && self.may_ask(&target.name) => {
+                self.0.store.promise(digest);
+                Ok(source.member.size)
+            }
             _ => Err(Error::BlobUnknown(format!(
                 "{} has no blob {digest}{}",
                 target.name,
@@ -194,6 +199,9 @@ impl Registry {
                     .await
                     .map_err(failed)?
                     .ok_or_else(unknown)?;
+                if !self.0.cache.keeps(name) {
+                    return Ok(Body::stored(content));
+                }
                 let member = Member {
                     size: content.size(),
                     media_type: None,

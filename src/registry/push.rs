@@ -175,6 +175,7 @@ impl Registry {
                 ))
             })?;
             let store = &registry.0.store;
+            let _pin = store.pin(&digest);
             store.commit(blob)?;
             let member = Member {
                 size,
@@ -251,7 +252,7 @@ impl Registry {
     }
 
     /// Refuses before the body what the disk can't take.
-    async fn make_room(&self, chunk: Chunk, expected: u64) -> Result<Chunk, Error> {
+    async fn make_room(&self, mut chunk: Chunk, expected: u64) -> Result<Chunk, Error> {
         let registry = self.clone();
         blocking(move || {
             let free = registry.0.store.free_space()?;

@@ -164,6 +164,7 @@ impl Registry {
         let path = layout.blob(&blob.digest);
         let failed = |why: String| layout.error(&path, why);
         let stored = |error: crate::storage::Error| layout.error(&path, error.to_string());
+        let _pin = store.pin(&blob.digest);
         if store.stat(&blob.digest).map_err(stored)? != Some(blob.size) {
             let mut file = layout.open(&path)?;
             let mut staging = store.stage(blob.digest.algorithm()).map_err(stored)?;

@@ -3,7 +3,7 @@
 //! Every call blocks; `Store`'s callers run it off the async workers. There is no rename and no append here: an object
 //! store has neither. Bytes are written as *parts* nobody can see, and `publish` turns parts into content at once.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::SystemTime};
 
 use super::layout::Key;
 use crate::types::{Digest, UploadId};
@@ -22,6 +22,16 @@ pub(super) trait Backend: Send + Sync + 'static {
     /// Whether there was a record at `key`, which is gone now.
     fn delete(&self, key: &Key) -> io::Result<bool>;
 
+    /// What is at `key`, if anything, counts as written now.
+    fn touch(&self, key: &Key) -> io::Result<()>;
+
+    /// When what is at `key` was written or touched, or `None`.
+    fn written(&self, key: &Key) -> io::Result<Option<SystemTime>>;
+
+    /// Nothing is below `prefix` any more, as far as the caller knows: whatever an empty one costs is given back. Never
+    /// fails; what comes below it at the same moment stays.
+    fn tidy(&self, prefix: &Key);
+
     /// Names directly below `prefix`, in no order.
     fn list(&self, prefix: &Key) -> io::Result<Vec<String>>;
 
@@ -39,6 +49,9 @@ pub(super) trait Backend: Send + Sync + 'static {
     /// Makes the bytes of `parts`, one behind the other, visible as `digest`: wholly, at once, and for good. Content that is
     /// there already under that digest is a success.
     fn publish(&self, digest: &Digest, parts: &[Part]) -> io::Result<()>;
+
+    /// Whether there was such content, which is gone now, but for whoever has it open.
+    fn remove(&self, digest: &Digest) -> io::Result<bool>;
 
     /// Size of the content, or `None`.
     fn stat(&self, digest: &Digest) -> io::Result<Option<u64>>;

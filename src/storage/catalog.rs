@@ -73,7 +73,11 @@ impl Store {
             local: namespace == Namespace::Local,
             name: name.clone(),
         };
-        self.put_entry(&layout::holder(digest, &holder.id()), &holder)
+        self.put_entry(&layout::holder(digest, &holder.id()), &holder)?;
+        match namespace {
+            Namespace::Local => self.recount_if_counted(digest),
+            Namespace::Upstream => Ok(()),
+        }
     }
 
     pub(super) fn remove_holder(
@@ -89,8 +93,12 @@ impl Store {
         let key = layout::holder(digest, &holder.id());
         self.backend
             .delete(&key)
-            .map(drop)
-            .map_err(Error::io(Op::Delete, key))
+            .map_err(Error::io(Op::Delete, key))?;
+        self.backend.tidy(&layout::holders(digest));
+        match namespace {
+            Namespace::Local => self.recount(digest),
+            Namespace::Upstream => Ok(()),
+        }
     }
 }
 

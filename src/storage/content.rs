@@ -5,18 +5,23 @@ use std::{io, ops::Range, sync::Arc};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 
-use super::{backend::ReadAt, joined};
+use super::{Pin, backend::ReadAt, joined};
 
 /// Open content. Stays readable whatever happens to its key.
 #[derive(Clone)]
 pub struct Content {
     file: Arc<dyn ReadAt>,
     size: u64,
+    pin: Arc<Pin>,
 }
 
 impl Content {
-    pub(super) fn new(file: Arc<dyn ReadAt>, size: u64) -> Self {
-        Self { file, size }
+    pub(super) fn new(file: Arc<dyn ReadAt>, size: u64, pin: Pin) -> Self {
+        Self {
+            file,
+            size,
+            pin: Arc::new(pin),
+        }
     }
 
     /// In bytes.
@@ -37,7 +42,7 @@ impl Content {
     ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
         let piece = piece.max(1) as u64;
         let end = range.end.min(self.size);
-        let file = self.file;
+        let Self { file, pin, .. } = self;
         let read = move |offset: u64| {
             let file = Arc::clone(&file);
             let length = piece.min(end - offset);
@@ -45,6 +50,8 @@ impl Content {
         };
         stream::unfold((range.start, None), move |(offset, ahead)| {
             let read = read.clone();
+            // Held by the stream, for as long as that lives.
+            let _pin = &pin;
             async move {
                 if offset >= end {
                     return None;

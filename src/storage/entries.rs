@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Op, Reason, Store, TagEntry, layout};
+use super::{Error, Op, Pin, Reason, Store, TagEntry, layout};
 use crate::types::{
     CanonicalName, Digest, Manifest, MediaType, Namespace, Referrer, Role, Tag, UploadId,
 };
@@ -125,9 +125,12 @@ impl Store {
         self.backend
             .delete(&key)
             .map_err(Error::io(Op::Delete, key))?;
-        if !self.has_reason(namespace, name, digest)?
-            && self.manifest(namespace, name, digest)?.is_none()
-        {
+        if self.has_reason(namespace, name, digest)? {
+            return Ok(());
+        }
+        self.backend
+            .tidy(&layout::member_reasons(namespace, name, digest));
+        if self.manifest(namespace, name, digest)?.is_none() {
             self.remove_holder(namespace, name, digest)?;
         }
         Ok(())
@@ -211,6 +214,11 @@ impl Store {
         manifest: &Manifest,
         tags: &[Tag],
     ) -> Result<(), Error> {
+        // Nothing of it is evicted before it is all here.
+        let _pins: Vec<Pin> = std::iter::once(digest)
+            .chain(manifest.references.iter().map(|named| &named.digest))
+            .map(|needed| self.pin(needed))
+            .collect();
         self.put(digest, bytes)?;
         let _adding = self.locks.adding(namespace, name);
         self.add_holder(namespace, name, digest)?;

@@ -11,6 +11,7 @@ use std::{
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use rustix::fs::{CWD, FallocateFlags, RenameFlags};
@@ -39,16 +40,23 @@ impl Fs {
 
     /// Runs `place` (a rename or link onto `target`), making the directories it lacks.
     fn place(&self, target: &Path, place: impl Fn() -> io::Result<()>) -> io::Result<()> {
-        match place() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if let Some(parent) = target.parent() {
-                    fs::create_dir_all(parent)?;
+        // Directories that were just made may be tidied away before there is anything in them.
+        for _ in 0..TRIES {
+            match place() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => {
+                    other?;
+                    return self.sync_directories(target);
                 }
-                place()?;
             }
-            other => other?,
+            if let Some(parent) = target.parent() {
+                match fs::create_dir_all(parent) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    made => made?,
+                }
+            }
         }
-        self.sync_directories(target)
+        Err(io::ErrorKind::NotFound.into())
     }
 
     /// For `Durability::Full`: a directory made on the way is durable only once its own parent is.
@@ -109,6 +117,35 @@ impl Backend for Fs {
             Ok(()) => Ok(true),
             Err(error) if is_absence(&error) => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    fn touch(&self, key: &Key) -> io::Result<()> {
+        match File::open(self.path(key)) {
+            Ok(file) => file.set_modified(SystemTime::now()),
+            Err(error) if is_absence(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn written(&self, key: &Key) -> io::Result<Option<SystemTime>> {
+        match fs::metadata(self.path(key)) {
+            Ok(metadata) => metadata.modified().map(Some),
+            Err(error) if is_absence(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn tidy(&self, prefix: &Key) {
+        let directory = self.path(prefix);
+        // The first one that is not empty ends it.
+        for empty in directory
+            .ancestors()
+            .take_while(|above| above.starts_with(&self.root) && *above != self.root)
+        {
+            if fs::remove_dir(empty).is_err() {
+                break;
+            }
         }
     }
 
@@ -182,6 +219,10 @@ impl Backend for Fs {
         }
     }
 
+    fn remove(&self, digest: &Digest) -> io::Result<bool> {
+        self.delete(&layout::content(digest))
+    }
+
     fn stat(&self, digest: &Digest) -> io::Result<Option<u64>> {
         match fs::metadata(self.path(&layout::content(digest))) {
             Ok(metadata) => Ok(Some(metadata.len())),
@@ -206,6 +247,9 @@ impl Backend for Fs {
         Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 }
+
+/// How often a place is made for one file. Each failure takes somebody else's removal of that very place.
+const TRIES: u32 = 100;
 
 struct LocalFile(File);
 

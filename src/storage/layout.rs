@@ -23,7 +23,7 @@
 
 use std::fmt;
 
-use crate::types::{CanonicalName, Digest, Namespace, Tag, UploadId};
+use crate::types::{Algorithm, CanonicalName, Digest, Namespace, Tag, UploadId};
 
 /// The layout described above. A directory with a higher number is refused, never guessed at.
 pub(super) const VERSION: u32 = 1;
@@ -80,6 +80,16 @@ pub(super) fn version() -> Key {
 pub(super) fn content(digest: &Digest) -> Key {
     let hex = digest.hex();
     Key(format!("blobs/{}/{}/{hex}", digest.algorithm(), &hex[..2]))
+}
+
+/// All content of one algorithm.
+pub(super) fn contents(algorithm: Algorithm) -> Key {
+    Key(format!("blobs/{algorithm}"))
+}
+
+/// `fan` is a name that a listing gave.
+pub(super) fn contents_below(algorithm: Algorithm, fan: &str) -> Key {
+    Key(format!("blobs/{algorithm}/{fan}"))
 }
 
 pub(super) fn uploads() -> Key {
@@ -180,6 +190,16 @@ pub(super) fn below_local(path: &str) -> Key {
     Key(format!("namespaces/_local/{path}"))
 }
 
+/// What was pulled through, by source, and `_local` beside it.
+pub(super) fn sources() -> Key {
+    Key("namespaces".to_owned())
+}
+
+/// `path` is made of names that a listing gave.
+pub(super) fn below_sources(path: &str) -> Key {
+    Key(format!("namespaces/{path}"))
+}
+
 fn repository(namespace: Namespace, name: &CanonicalName) -> String {
     match namespace {
         Namespace::Local => format!("namespaces/_local/{name}"),
@@ -201,7 +221,6 @@ pub(super) fn parse_digest(component: &str) -> Option<Digest> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::types::Algorithm;
 
     #[test]
     fn keys() {

@@ -12,8 +12,10 @@ mod backend;
 mod catalog;
 mod content;
 mod entries;
+mod eviction;
 mod fs;
 mod layout;
+mod ledger;
 mod locks;
 mod receive;
 mod referrers;
@@ -22,6 +24,7 @@ mod tags;
 #[cfg(test)]
 pub(crate) mod testing;
 mod upload;
+mod uses;
 
 use std::{
     fmt, io,
@@ -39,11 +42,13 @@ use layout::Key;
 pub use catalog::Holder;
 pub use content::Content;
 pub use entries::{ManifestEntry, Member, Membership, Owed};
+pub use eviction::{Cached, CachedContent, CachedManifest};
 pub use layout::Reason;
 pub use receive::{Batches, Interrupted, Received, Sink, receive};
 pub use removal::BlobRemoval;
 pub use tags::TagEntry;
-pub use upload::{Chunk, NotTaken, StagedBytes, Staging, UploadStatus, VerifiedBlob};
+pub use upload::{Chunk, NotTaken, Room, StagedBytes, Staging, UploadStatus, VerifiedBlob};
+pub use uses::{InUse, Pin};
 
 /// What an acknowledged write survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +66,9 @@ pub struct Store {
     sessions: Arc<upload::Sessions>,
     listings: tags::Listings,
     locks: locks::Locks,
+    uses: Arc<uses::Uses>,
+    recency: eviction::Recency,
+    ledger: ledger::Ledger,
     _claim: Option<fs::Claim>,
 }
 
@@ -75,6 +83,9 @@ impl Store {
             sessions: Arc::default(),
             listings: tags::Listings::default(),
             locks: locks::Locks::default(),
+            uses: Arc::default(),
+            recency: eviction::Recency::default(),
+            ledger: ledger::Ledger::default(),
             _claim: Some(claim),
         })
     }
@@ -86,6 +97,9 @@ impl Store {
             sessions: Arc::default(),
             listings: tags::Listings::default(),
             locks: locks::Locks::default(),
+            uses: Arc::default(),
+            recency: eviction::Recency::default(),
+            ledger: ledger::Ledger::default(),
             _claim: None,
         }
     }
@@ -106,13 +120,14 @@ impl Store {
             .map_err(Error::io(Op::Read, layout::content(digest)))
     }
 
-    /// Opens the content; what was opened stays readable.
+    /// Opens the content; what was opened stays readable, and is not evicted.
     pub fn content(&self, digest: &Digest) -> Result<Option<Content>, Error> {
+        let pin = self.uses.pin(digest);
         let opened = self
             .backend
             .open(digest)
             .map_err(Error::io(Op::Read, layout::content(digest)))?;
-        Ok(opened.map(|(file, size)| Content::new(file, size)))
+        Ok(opened.map(|(file, size)| Content::new(file, size, pin)))
     }
 
     /// A private place for bytes, hashed as they come.
@@ -291,6 +306,16 @@ impl Error {
             key: key.to_string(),
             source,
         }
+    }
+
+    fn no_room(key: Key) -> Self {
+        let full = io::Error::new(io::ErrorKind::StorageFull, "the cache has no room");
+        Self::io(Op::Stage, key)(full)
+    }
+
+    /// There is no room for the content in a bounded cache.
+    pub fn no_room_for(digest: &Digest) -> Self {
+        Self::no_room(layout::content(digest))
     }
 
     /// The medium takes no more bytes: full, over a quota, or read-only. What is there can still be read.

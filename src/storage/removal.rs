@@ -1,5 +1,5 @@
-//! Deleting: entries only, and in an order that leaves nothing visible without what it needs. Content stays until a
-//! prune finds that nothing names it.
+//! Deleting: entries only, and in an order that leaves nothing visible without what it needs. Content stays: nothing names
+//! it any more, so that it counts as cached and goes when room is needed.
 
 use super::{Error, Op, Reason, Store, layout};
 use crate::types::{CanonicalName, Digest, Manifest, Namespace, Tag};
@@ -73,11 +73,15 @@ impl Store {
             self.backend
                 .delete(&key)
                 .map_err(Error::io(Op::Delete, key))?;
+            self.backend
+                .tidy(&layout::referrers(namespace, name, subject));
         }
         let reason = Reason::Named(digest.clone());
         for reference in &manifest.references {
             self.remove_member(namespace, name, &reference.digest, &reason)?;
         }
+        self.backend.tidy(&layout::tags(namespace, name));
+        self.backend.tidy(&layout::manifests(namespace, name));
         Ok(deleted)
     }
 

@@ -7,6 +7,7 @@ use std::{
     io,
     path::Path,
     sync::{Arc, Mutex},
+    time::SystemTime,
 };
 
 use super::{
@@ -31,6 +32,8 @@ macro_rules! under_contract {
                 an_absent_record_is_none
                 deleting_tells_whether_there_was_a_record
                 what_is_there_can_be_hardened
+                what_is_touched_is_as_new
+                an_empty_prefix_is_tidied_away_and_can_be_used_again
                 a_listing_has_what_is_directly_below
                 a_listing_of_nothing_is_empty
                 a_part_is_read_behind_what_was_written
@@ -47,6 +50,7 @@ macro_rules! under_contract {
                 publications_at_once_all_succeed
                 content_of_a_wrong_length_is_replaced
                 a_published_part_stays_readable
+                content_can_be_removed_and_read_on
                 there_is_room
             );
         }
@@ -108,6 +112,8 @@ pub(crate) enum Op {
     Write,
     Harden,
     Delete,
+    Touch,
+    Remove,
     CreatePart,
     WriteAt,
     Reserve,
@@ -226,6 +232,22 @@ impl Backend for Faulty {
 
     fn delete(&self, key: &Key) -> io::Result<bool> {
         self.faults.run(Op::Delete, || self.inner.delete(key))
+    }
+
+    fn touch(&self, key: &Key) -> io::Result<()> {
+        self.faults.run(Op::Touch, || self.inner.touch(key))
+    }
+
+    fn written(&self, key: &Key) -> io::Result<Option<SystemTime>> {
+        self.inner.written(key)
+    }
+
+    fn tidy(&self, prefix: &Key) {
+        self.inner.tidy(prefix);
+    }
+
+    fn remove(&self, digest: &Digest) -> io::Result<bool> {
+        self.faults.run(Op::Remove, || self.inner.remove(digest))
     }
 
     fn list(&self, prefix: &Key) -> io::Result<Vec<String>> {

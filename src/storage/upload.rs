@@ -33,6 +33,22 @@ pub struct Staging {
     part: Arc<dyn PartFile>,
     hasher: Hasher,
     offset: u64,
+    /// Of bytes that are to be cached, and nothing else.
+    room: Option<Allowance>,
+}
+
+/// How much of a bounded cache one staging may fill.
+pub trait Room: Send + Sync + 'static {
+    /// Asks for so many bytes more. Blocks.
+    fn grow(&mut self, more: u64) -> bool;
+
+    /// The bytes are content now, under their digest. Blocks.
+    fn stored(&mut self, digest: &Digest);
+}
+
+struct Allowance {
+    room: Box<dyn Room>,
+    granted: u64,
 }
 
 /// A state that a `Staging` can be taken back to.
@@ -53,7 +69,17 @@ impl Staging {
             part,
             hasher: Hasher::new(algorithm),
             offset: 0,
+            room: None,
         })
+    }
+
+    /// The bytes take up `room`; where that refuses, the staging has no room.
+    pub fn within(mut self, room: impl Room) -> Self {
+        self.room = Some(Allowance {
+            room: Box::new(room),
+            granted: 0,
+        });
+        self
     }
 
     /// Bytes received so far.
@@ -62,8 +88,9 @@ impl Staging {
     }
 
     /// Asks for room for `more` bytes behind the offset. Blocks.
-    pub fn reserve(&self, more: u64) -> Result<(), Error> {
+    pub fn reserve(&mut self, more: u64) -> Result<(), Error> {
         let length = self.offset.saturating_add(more);
+        self.allow(length)?;
         self.part
             .reserve(length)
             .map_err(Error::io(Op::Stage, layout::upload(self.id)))
@@ -74,12 +101,25 @@ impl Staging {
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         // Hashing brings each piece into the processor's cache, where writing finds it: the whole batch would not fit.
         for piece in bytes.chunks(PIECE) {
+            self.allow(self.offset + piece.len() as u64)?;
             self.hasher.update(piece);
             self.part
                 .write_at(self.offset, piece)
                 .map_err(Error::io(Op::Stage, layout::upload(self.id)))?;
             self.offset += piece.len() as u64;
         }
+        Ok(())
+    }
+
+    fn allow(&mut self, length: u64) -> Result<(), Error> {
+        let Some(allowance) = &mut self.room else {
+            return Ok(());
+        };
+        let more = length.saturating_sub(allowance.granted);
+        if more > 0 && !allowance.room.grow(more) {
+            return Err(Error::no_room(layout::upload(self.id)));
+        }
+        allowance.granted += more;
         Ok(())
     }
 
@@ -179,7 +219,7 @@ impl VerifiedBlob {
     }
 
     /// Makes the bytes visible; on an error they are freed.
-    pub(super) fn publish(self) -> Result<(), Error> {
+    pub(super) fn publish(mut self) -> Result<(), Error> {
         let staging = &self.staging;
         let part = Part {
             id: staging.id,
@@ -189,7 +229,11 @@ impl VerifiedBlob {
         staging
             .backend
             .publish(&self.digest, &[part])
-            .map_err(Error::io(Op::Publish, layout::content(&self.digest)))
+            .map_err(Error::io(Op::Publish, layout::content(&self.digest)))?;
+        if let Some(allowance) = &mut self.staging.room {
+            allowance.room.stored(&self.digest);
+        }
+        Ok(())
     }
 }
 
@@ -349,8 +393,8 @@ impl Chunk {
     }
 
     /// See `Staging::reserve`.
-    pub fn reserve(&self, more: u64) -> Result<(), Error> {
-        self.staging().reserve(more)
+    pub fn reserve(&mut self, more: u64) -> Result<(), Error> {
+        self.staging_mut().reserve(more)
     }
 
     /// Acknowledges what was written: the session goes on behind it. Returns the new offset.

@@ -82,7 +82,11 @@ mod tests {
             let quota = gauge.read(&RegistryHost::docker_hub(), &headers);
             let told = quota.map(|quota| (quota.remaining, quota.limit));
             assert_eq!(told, expected, "{remaining} of {limit}");
-            assert_eq!(quota.is_some_and(Quota::is_low), low, "{remaining} of {limit}");
+            assert_eq!(
+                quota.is_some_and(Quota::is_low),
+                low,
+                "{remaining} of {limit}"
+            );
         }
     }
 }

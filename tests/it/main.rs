@@ -29,6 +29,7 @@ mod auth_tokens;
 mod private_content;
 
 // What a name means, and where its content comes from.
+mod cache_size;
 mod mirrors;
 mod pull_through;
 mod pull_through_faults;

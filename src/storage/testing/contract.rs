@@ -75,6 +75,53 @@ pub(in crate::storage) fn what_is_there_can_be_hardened(bench: &Bench) {
     bench.backend.harden(&tag("v1")).unwrap();
 }
 
+pub(in crate::storage) fn what_is_touched_is_as_new(bench: &Bench) {
+    let [older, newer] = [tag("older"), tag("newer")];
+    assert_eq!(bench.backend.written(&older).unwrap(), None);
+    bench.backend.touch(&older).unwrap();
+    assert_eq!(
+        bench.backend.written(&older).unwrap(),
+        None,
+        "touching makes nothing"
+    );
+    bench.backend.write(&older, b"x").unwrap();
+    bench.backend.write(&newer, b"x").unwrap();
+    let written = |key| bench.backend.written(key).unwrap().unwrap();
+    assert!(written(&older) <= written(&newer));
+    // Times may be told in coarse steps.
+    while written(&older) <= written(&newer) {
+        bench.backend.touch(&older).unwrap();
+    }
+    assert_eq!(bench.backend.read(&older).unwrap().unwrap(), b"x");
+}
+
+pub(in crate::storage) fn an_empty_prefix_is_tidied_away_and_can_be_used_again(bench: &Bench) {
+    let prefix = layout::tags(Namespace::Local, &name());
+    for _ in 0..2 {
+        bench.backend.write(&tag("v1"), b"x").unwrap();
+        bench.backend.tidy(&prefix);
+        assert_eq!(bench.backend.list(&prefix).unwrap(), ["v1"]);
+        bench.backend.delete(&tag("v1")).unwrap();
+        bench.backend.tidy(&prefix);
+        assert_eq!(bench.backend.list(&prefix).unwrap(), [""; 0]);
+        // Nor is anything left above it.
+        assert_eq!(bench.backend.list(&layout::sources()).unwrap(), [""; 0]);
+    }
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::SeqCst) {
+                bench.backend.tidy(&prefix);
+            }
+        });
+        for _ in 0..20 {
+            bench.backend.write(&tag("v1"), b"x").unwrap();
+            assert!(bench.backend.delete(&tag("v1")).unwrap());
+        }
+        ended.store(true, Ordering::SeqCst);
+    });
+}
+
 pub(in crate::storage) fn a_listing_has_what_is_directly_below(bench: &Bench) {
     for name in ["v1", "v2", "latest"] {
         bench.backend.write(&tag(name), b"x").unwrap();
@@ -276,6 +323,20 @@ pub(in crate::storage) fn a_published_part_stays_readable(bench: &Bench) {
     let mut buffer = [0; 64];
     assert_eq!(reader.read_at(6, &mut buffer).unwrap(), 16);
     assert_eq!(&buffer[..16], b"read by somebody");
+}
+
+pub(in crate::storage) fn content_can_be_removed_and_read_on(bench: &Bench) {
+    let digest = published(bench, b"removed");
+    let (open, size) = bench.backend.open(&digest).unwrap().unwrap();
+    assert!(bench.backend.remove(&digest).unwrap());
+    assert!(!bench.backend.remove(&digest).unwrap());
+    assert_eq!(bench.backend.stat(&digest).unwrap(), None);
+    assert!(bench.backend.open(&digest).unwrap().is_none());
+    let mut bytes = vec![0; size as usize];
+    open.read_at(0, &mut bytes).unwrap();
+    assert_eq!(bytes, b"removed");
+    assert_eq!(published(bench, b"removed"), digest);
+    assert_eq!(content(bench, &digest), b"removed");
 }
 
 pub(in crate::storage) fn there_is_room(bench: &Bench) {

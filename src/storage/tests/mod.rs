@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod durability;
+mod eviction;
 mod faults;
 mod model;
 mod races;
