@@ -82,6 +82,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
                 tag_ttl.of(name, of_registry.and_then(|options| options.tag_ttl))
             }),
             negative_ttl: config.negative_ttl,
+            metrics: Arc::clone(&metrics),
             pace: Pace::default(),
             keep: config.keep.clone(),
         },
@@ -120,7 +121,13 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         })
     };
     log::info!("{}", access.summary());
-    let registry = Registry::new(store, cache.clone(), rules, runtime.handle().clone());
+    let registry = Registry::new(
+        store,
+        cache.clone(),
+        rules,
+        runtime.handle().clone(),
+        Arc::clone(&metrics),
+    );
     let seeded = seed(&registry, &config.seeds)?;
     let ready = Ready::new(&addresses, &config, tls.ca_path(), generated)?;
     let certificate = Arc::clone(&tls);

@@ -6,6 +6,7 @@
 
 use std::{
     fmt,
+    sync::atomic::Ordering,
     time::{Duration, SystemTime},
 };
 
@@ -179,7 +180,7 @@ impl Metrics {
         );
         page.register(
             "answers",
-            "Requests for manifests and blobs by where the answer came from: pushed here (local), hiding the source's (shadow), \
+            "GETs of manifests and blobs by where the answer came from: pushed here (local), hiding the source's (shadow), \
              pulled before (cache, stale), fetched (upstream), or none (nowhere, failed)",
             metrics.answers.clone(),
         );
@@ -347,14 +348,16 @@ impl Metrics {
             .set(integer(remaining));
     }
 
-    pub fn cache_size(&self, used: u64, limit: u64) {
+    /// Bytes of what was pulled, how many there may be, and what has made room so far.
+    pub fn cache(&self, used: u64, limit: u64, evicted_manifests: u64, evicted_bytes: u64) {
         self.cache_used.set(integer(used));
         self.cache_limit.set(integer(limit));
-    }
-
-    pub fn evicted(&self, manifests: u64, bytes: u64) {
-        self.evicted_manifests.inc_by(manifests);
-        self.evicted.inc_by(bytes);
+        for (counter, value) in [
+            (&self.evicted_manifests, evicted_manifests),
+            (&self.evicted, evicted_bytes),
+        ] {
+            counter.inner().store(value, Ordering::Relaxed);
+        }
     }
 }
 
@@ -459,8 +462,7 @@ mod tests {
         metrics.upstream_resumed("quay.io");
         metrics.upstream_withheld("quay.io", true);
         metrics.pull_limit("docker.io", Some(100), 42);
-        metrics.cache_size(5, 10);
-        metrics.evicted(2, 2048);
+        metrics.cache(5, 10, 2, 2048);
         let under_way = metrics.fill();
         let page = metrics.page().unwrap();
         for line in [

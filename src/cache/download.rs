@@ -206,7 +206,11 @@ impl Download {
                 self.ask().await
             });
             match asked.await {
-                Ok(Ok(true)) => return Ok(()),
+                Ok(Ok(true)) => {
+                    let registry = self.name.source().to_string();
+                    self.cache.0.metrics.upstream_resumed(&registry);
+                    return Ok(());
+                }
                 Ok(Ok(false)) => {
                     error = self.failure(Cause::Protocol("it has the blob no more".to_owned()));
                     again = false;

@@ -178,7 +178,9 @@ impl Cache {
         };
         let (cache, name, digest) = (self.clone(), name.clone(), digest.clone());
         let spares = fill.spares.clone();
+        let under_way = self.0.metrics.fill();
         self.0.runtime.spawn(async move {
+            let _under_way = under_way;
             let outcome = cache
                 .download(&name, &digest, expected, spares, &sender)
                 .await;

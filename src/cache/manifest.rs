@@ -16,6 +16,7 @@ use super::{
     Cache, Cause, Error, Patience, PulledManifest, UpstreamError, Want, fill::interrupted,
 };
 use crate::{
+    metrics::Origin,
     storage::{self, ManifestEntry, TagEntry, blocking},
     types::{
         Algorithm, CanonicalName, Digest, Manifest, Namespace, Reference, Role, Tag,
@@ -152,6 +153,7 @@ impl Cache {
                 entry,
                 bytes: None,
                 stale: None,
+                origin: Origin::Upstream,
             }));
         }
         let by_digest = Reference::Digest(digest);
@@ -194,6 +196,7 @@ impl Cache {
                     entry,
                     bytes: None,
                     stale: None,
+                    origin: Origin::Upstream,
                 }))
             }
             _ => self.fetch(name, reference, want, patience).await,
@@ -274,6 +277,7 @@ impl Cache {
             entry,
             bytes,
             stale: None,
+            origin: Origin::Upstream,
         }))
     }
 
@@ -347,6 +351,7 @@ impl Cache {
                 entry,
                 bytes,
                 stale: None,
+                origin: Origin::Cache,
             }));
         }
         match described {
@@ -355,6 +360,7 @@ impl Cache {
                 entry,
                 bytes: None,
                 stale: None,
+                origin: Origin::Cache,
             })),
             _ => Ok(None),
         }
@@ -422,6 +428,7 @@ impl Cache {
                         entry,
                         bytes: Some(content.read()?),
                         stale: None,
+                        origin: Origin::Cache,
                     };
                     if self.is_usable(&child, depth + 1)? {
                         return Ok(true);

@@ -31,6 +31,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use crate::{
+    metrics::{Metrics, Origin},
     storage::{self, ManifestEntry, Store, blocking},
     types::{CanonicalName, Digest, Reference, RegistryHost},
     upstream::Upstreams,
@@ -52,6 +53,7 @@ pub struct PulledManifest {
     pub bytes: Option<Bytes>,
     /// Why the upstream could not say whether this is still what the tag means.
     pub stale: Option<UpstreamError>,
+    pub origin: Origin,
 }
 
 /// How much of a manifest is wanted.
@@ -71,6 +73,7 @@ pub struct Settings {
     pub pace: Pace,
     /// What is kept of what is pulled.
     pub keep: Keep,
+    pub metrics: Arc<Metrics>,
 }
 
 /// How long an upstream's answer for a tag of this repository is good.
@@ -87,6 +90,7 @@ struct Shelf {
     runtime: Handle,
     tag_ttl: TagTtl,
     pace: Pace,
+    metrics: Arc<Metrics>,
     size: Arc<size::Size>,
     fills: fill::Fills,
     listings: discovery::Listings,
@@ -109,6 +113,7 @@ impl Cache {
             runtime,
             tag_ttl: settings.tag_ttl,
             pace: settings.pace,
+            metrics: settings.metrics,
             size,
             fills: fill::Fills::default(),
             listings: discovery::Listings::default(),
@@ -163,6 +168,7 @@ impl Cache {
                 );
                 Ok(Some(PulledManifest {
                     stale: Some(error),
+                    origin: Origin::Stale,
                     ..manifest
                 }))
             }

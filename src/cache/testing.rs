@@ -262,6 +262,7 @@ pub(crate) fn impatient() -> Settings {
     Settings {
         tag_ttl: Arc::new(|_| Duration::ZERO),
         negative_ttl: Duration::ZERO,
+        metrics: Arc::default(),
         keep: Keep::default(),
         pace: Pace {
             pause: Duration::from_millis(1),

@@ -222,12 +222,17 @@ fn elsewhere(http: &Http, request: &RequestHead) -> HttpResponse {
         "/healthz" if reads => HttpResponse::Ok()
             .content_type("text/plain; charset=utf-8")
             .body("ok\n"),
-        "/metrics" if reads => match http.metrics.page() {
-            Ok(page) => HttpResponse::Ok()
-                .content_type(metrics::CONTENT_TYPE)
-                .body(page),
-            Err(_) => HttpResponse::InternalServerError().finish(),
-        },
+        "/metrics" if reads => {
+            let size = http.registry.cache_size();
+            let (manifests, bytes) = (size.evicted_manifests, size.evicted_bytes);
+            http.metrics.cache(size.used, size.cap, manifests, bytes);
+            match http.metrics.page() {
+                Ok(page) => HttpResponse::Ok()
+                    .content_type(metrics::CONTENT_TYPE)
+                    .body(page),
+                Err(_) => HttpResponse::InternalServerError().finish(),
+            }
+        }
         "/ca.pem" | "/healthz" | "/metrics" => HttpResponse::MethodNotAllowed()
             .insert_header((header::ALLOW, "GET, HEAD"))
             .finish(),

@@ -26,7 +26,8 @@ use std::{
 use tokio::runtime::Handle;
 
 use crate::{
-    cache::{self, Cache, UpstreamError},
+    cache::{self, Cache, CacheSize, UpstreamError},
+    metrics::Metrics,
     storage::{self, Store},
     types::{
         CanonicalName, Digest, Pattern, digest::shown, manifest::MANIFEST_LIMIT, name::NAME_LIMIT,
@@ -95,11 +96,18 @@ struct Parts {
     /// Names whose first shadow hit was logged.
     shadowed: Mutex<HashSet<CanonicalName>>,
     catalog: catalog::Catalog,
+    metrics: Arc<Metrics>,
 }
 
 impl Registry {
     /// `runtime` must have timers and I/O, and outlive every request.
-    pub fn new(store: Arc<Store>, cache: Cache, rules: Rules, runtime: Handle) -> Self {
+    pub fn new(
+        store: Arc<Store>,
+        cache: Cache,
+        rules: Rules,
+        runtime: Handle,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self(Arc::new(Parts {
             catalog: catalog::Catalog::new(rules.sources.default.clone()),
             store,
@@ -108,7 +116,13 @@ impl Registry {
             runtime,
             owed: owed::Throttle::default(),
             shadowed: Mutex::default(),
+            metrics,
         }))
+    }
+
+    /// How full the cache is.
+    pub fn cache_size(&self) -> CacheSize {
+        self.0.cache.size()
     }
 
     /// The repository that the request means.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::{Body, Error, PulledManifest, Registry, Target, Want, Wanted, unavailable};
 use crate::{
     cache::Patience,
+    metrics::{self, Origin},
     storage::{Content, Member, Membership, Reason, blocking},
     types::{CanonicalName, Digest, Namespace, Reference},
 };
@@ -19,13 +20,34 @@ impl Registry {
         reference: &Reference,
         want: Want,
     ) -> Result<PulledManifest, Error> {
+        let found = self.find_manifest(target, reference, want).await;
+        if want == Want::Bytes {
+            let origin = match &found {
+                Ok(manifest) => manifest.origin,
+                Err(error) => missing(error),
+            };
+            self.0.metrics.answered(metrics::Content::Manifest, origin);
+        }
+        found
+    }
+
+    async fn find_manifest(
+        &self,
+        target: &Target,
+        reference: &Reference,
+        want: Want,
+    ) -> Result<PulledManifest, Error> {
         let name = &target.name;
         let local = self.local_manifest(name, reference, want).await?;
         // A digest means the same bytes everywhere, so only tags can be hidden.
         let local_first = self.shadows(name) || matches!(reference, Reference::Digest(_));
         if local_first && let Some(manifest) = local.manifest {
             self.note_shadow(name, reference);
-            return Ok(manifest);
+            let origin = match self.has_source(name) {
+                true => Origin::Shadow,
+                false => Origin::Local,
+            };
+            return Ok(PulledManifest { origin, ..manifest });
         }
         let of_source = self.source_manifest(target, reference, want, local.name_is_known);
         if let Some(manifest) = of_source.await? {
@@ -127,6 +149,7 @@ impl Registry {
             entry,
             bytes,
             stale: None,
+            origin: Origin::Local,
         }))
     }
 
@@ -157,6 +180,15 @@ impl Registry {
 
     /// A blob's bytes (end-2, GET).
     pub async fn pull_blob(&self, target: &Target, digest: &Digest) -> Result<Body, Error> {
+        let (origin, found) = match self.find_blob(target, digest).await {
+            Ok((origin, body)) => (origin, Ok(body)),
+            Err(error) => (missing(&error), Err(error)),
+        };
+        self.0.metrics.answered(metrics::Content::Blob, origin);
+        found
+    }
+
+    async fn find_blob(&self, target: &Target, digest: &Digest) -> Result<(Origin, Body), Error> {
         let name = &target.name;
         let failed = |error| {
             unavailable(
@@ -173,12 +205,16 @@ impl Registry {
             ))
         };
         let held = self.held_blob(name, digest).await?;
+        let here = match &held.local {
+            Some(_) => Origin::Local,
+            None => Origin::Cache,
+        };
         let member = held
             .local
             .or(held.source)
             .map(|membership| membership.member);
         match (held.content, member) {
-            (Some(content), Some(_)) => Ok(Body::stored(content)),
+            (Some(content), Some(_)) => Ok((here, Body::stored(content))),
             (
                 None,
                 Some(Member {
@@ -188,7 +224,8 @@ impl Registry {
                 }),
             ) if self.may_ask(&source) => {
                 let body = self.0.cache.blob(&source, digest, Some(size)).await;
-                body.map_err(failed)?.ok_or_else(unknown)
+                let body = body.map_err(failed)?.ok_or_else(unknown)?;
+                Ok((Origin::Upstream, body))
             }
             _ if !self.may_ask(name) => Err(unknown()),
             (Some(content), None) => {
@@ -200,7 +237,7 @@ impl Registry {
                     .map_err(failed)?
                     .ok_or_else(unknown)?;
                 if !self.0.cache.keeps(name) {
-                    return Ok(Body::stored(content));
+                    return Ok((here, Body::stored(content)));
                 }
                 let member = Member {
                     size: content.size(),
@@ -220,16 +257,13 @@ impl Registry {
                 if let Err(error) = remembered.await {
                     log::warn!("{}: {error}", target.name);
                 }
-                Ok(Body::stored(content))
+                Ok((here, Body::stored(content)))
             }
             (None, member) => {
                 let expected = member.map(|member| member.size);
-                self.0
-                    .cache
-                    .blob(name, digest, expected)
-                    .await
-                    .map_err(failed)?
-                    .ok_or_else(unknown)
+                let body = self.0.cache.blob(name, digest, expected).await;
+                let body = body.map_err(failed)?.ok_or_else(unknown)?;
+                Ok((Origin::Upstream, body))
             }
         }
     }
@@ -295,6 +329,14 @@ struct LocalManifest {
     manifest: Option<PulledManifest>,
     /// `_local` holds something under the name, though not this.
     name_is_known: bool,
+}
+
+/// What an answer without content counts as.
+fn missing(error: &Error) -> Origin {
+    match error {
+        Error::ManifestUnknown(_) | Error::BlobUnknown(_) => Origin::Nowhere,
+        _ => Origin::Failed,
+    }
 }
 
 /// All that is known here of a blob under one name.

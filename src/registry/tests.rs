@@ -44,7 +44,7 @@ impl Fixture {
             limits: Limits::default(),
         };
         Self {
-            registry: Registry::new(store, cache, rules, Handle::current()),
+            registry: Registry::new(store, cache, rules, Handle::current(), Arc::default()),
             directory,
         }
     }

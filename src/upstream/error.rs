@@ -37,7 +37,7 @@ pub enum Cause {
     /// After all that could be done about it: says as much as "absent", for registries do not tell strangers what they
     /// have.
     #[error(
-        "it answered {0}: that does not exist there, or needs a log-in (docker login, or --authfile) that may pull it"
+        "it answered {0}: that does not exist there, or wants credentials that may pull it (docker login, or --authfile)"
     )]
     Unauthorized(u16),
     /// Where its tokens come from.

@@ -56,13 +56,13 @@ async fn a_manifest_comes_or_the_cause_is_told() {
         (
             "401",
             vec![failure("401")],
-            "401: it has no such thing, or wants credentials",
+            "401: that does not exist there, or wants credentials",
             1,
         ),
         (
             "403",
             vec![failure("403")],
-            "403: it has no such thing, or wants credentials",
+            "403: that does not exist there, or wants credentials",
             1,
         ),
         ("400", vec![failure("400")], "quay.io: it answered 400", 1),
