@@ -27,12 +27,12 @@ use crate::{
     metrics::Metrics,
     proxy,
     registry::{
-        OwnNames, Registry, Rules, Seeded, Sources,
+        OwnNames, Reached, Registry, Rules, Seeded, Sources,
         access::{Access, Generated, Key},
     },
     storage::Store,
     tls::{self, Tls},
-    types::RegistryHost,
+    types::{RegistryHost, UpstreamProxy},
     upstream::{self, Keyring, Upstreams},
 };
 
@@ -88,12 +88,16 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         },
         runtime.handle().clone(),
     );
+    let sources = Sources {
+        own,
+        configured: config.registries.keys().cloned().collect(),
+        default: config.default_registry.clone(),
+    };
+    if let Some(proxy) = &config.tunnels.upstream {
+        check_upstream_proxy(proxy, &sources)?;
+    }
     let rules = Rules {
-        sources: Sources {
-            own,
-            configured: config.registries.keys().cloned().collect(),
-            default: config.default_registry.clone(),
-        },
+        sources: sources.clone(),
         offline: config.offline,
         local_only: config.local_only.clone(),
         no_shadow: config.no_shadow.clone(),
@@ -130,6 +134,14 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     );
     let seeded = seed(&registry, &config.seeds)?;
     let ready = Ready::new(&addresses, &config, tls.ca_path(), generated)?;
+    let gateway = proxy::Gateway {
+        sources,
+        access: access.clone(),
+        tunnels: proxy::Tunnels::new(
+            config.tunnels.clone(),
+            proxy::system_resolver(runtime.handle().clone()),
+        ),
+    };
     let certificate = Arc::clone(&tls);
     let http = Http::new(
         registry,
@@ -140,7 +152,12 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         config.limits.http,
         metrics,
     );
-    run(&runtime, &config, listeners, tls, http, || {
+    let front = Front {
+        listeners,
+        tls,
+        gateway: Arc::new(gateway),
+    };
+    run(&runtime, &config, front, http, || {
         ready.announce(config.ready_file.as_deref())?;
         cache.count_in_background();
         let listeners: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
@@ -167,11 +184,17 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What connections come to.
+struct Front {
+    listeners: Vec<TcpListener>,
+    tls: Arc<Tls>,
+    gateway: Arc<proxy::Gateway>,
+}
+
 fn run(
     runtime: &Runtime,
     config: &Config,
-    listeners: Vec<TcpListener>,
-    tls: Arc<Tls>,
+    front: Front,
     http: Http,
     ready: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
@@ -194,7 +217,7 @@ fn run(
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
-        let server = proxy::server(listeners, tls, workers, limits, app, move |request| {
+        let judge = move |request: actix_http::Request| {
             let http = judging.clone();
             async move {
                 let connection = described(request.conn_data());
@@ -203,7 +226,13 @@ fn run(
                     None => Ok(request),
                 }
             }
-        });
+        };
+        let Front {
+            listeners,
+            tls,
+            gateway,
+        } = front;
+        let server = proxy::server(listeners, tls, gateway, workers, limits, app, judge);
         let server = server.context("can't start serving")?;
         let handle = server.handle();
         let server = tokio::spawn(server);
@@ -263,6 +292,7 @@ fn described(connection: Option<&proxy::Connection>) -> http::Connection {
             local: Some(connection.local),
             tls: connection.tls,
             server_name: connection.server_name.clone(),
+            connect: connection.connect.clone(),
         },
         None => http::Connection::default(),
     }
@@ -308,6 +338,21 @@ fn local_addresses(listeners: &[TcpListener]) -> anyhow::Result<Vec<SocketAddr>>
         .iter()
         .map(|listener| listener.local_addr().context("a listener has no address"))
         .collect()
+}
+
+/// A proxy that is this server would send each tunnel round and round.
+fn check_upstream_proxy(proxy: &UpstreamProxy, sources: &Sources) -> anyhow::Result<()> {
+    let (host, port) = (proxy.host(), proxy.port());
+    let itself = match host.parse() {
+        Ok(address) => sources.loops(SocketAddr::new(address, port)),
+        Err(_) => sources.reached(host, port) == Reached::Us,
+    };
+    anyhow::ensure!(
+        !itself,
+        "the upstream proxy {proxy} is this server itself: give --upstream-proxy the one that leads to the internet, or \
+         leave it out"
+    );
+    Ok(())
 }
 
 /// Who may do what, and the credential that is made up where others reach us and no users are configured.

@@ -38,7 +38,8 @@
 //! # The life of a pull
 //!
 //! 1. `proxy` looks at a connection's first byte. TLS gets a certificate from `tls` for the server name it asks for; then
-//!    it is HTTP/1.1 either way.
+//!    it is HTTP/1.1 either way. A CONNECT to a configured registry begins the same once more, within that
+//!    connection.
 //! 2. `http` reads the path from its end, parses name, reference and digest into `types`, and has the registry resolve
 //!    the name: `?ns=`, the host the client believes in, the name's first component, or the default registry. Then
 //!    [`Access`](registry::access::Access) lets the request pass, or says whether logging in would help.
@@ -83,6 +84,7 @@
 //! | What is sent to an upstream, and what do its failures become? | `upstream/mod.rs`; then `classify_upstream` in `http/error.rs` |
 //! | Which log-in or token is an upstream shown? | `upstream/auth.rs`; where log-ins come from: `upstream/credentials.rs` |
 //! | Who may do this? | `registry/access/mod.rs`, `Access::permit`; what a client shows and is told: `http/auth.rs` |
+//! | What becomes of a CONNECT, and where may tunnels lead? | `proxy/connect.rs`, `Front::judge`; then `proxy/policy.rs` |
 //! | When is the CA made, kept or replaced? | `tls/authority.rs` |
 //! | What does an option mean, and which place wins? | `config/mod.rs`; each text becomes a value in `config/value.rs` |
 //! | In what order does everything start and stop? | `app.rs`, `serve` and `run` |

@@ -1,4 +1,5 @@
-//! `standin ca`: the certificate authority in the state directory, as `serve` has made it. Makes none itself.
+//! `standin ca`: the certificate authority in the state directory, as `serve` has made it. Makes none itself,
+//! but certificates with it.
 
 use std::{path::PathBuf, time::SystemTime};
 
@@ -8,7 +9,7 @@ use clap::{Args, Subcommand};
 use super::serve;
 use crate::{
     config::{Directories, Flags, Sources},
-    tls::facts::Facts,
+    tls::{MintedLeaf, facts::Facts},
 };
 
 #[derive(Args, Debug)]
@@ -26,6 +27,18 @@ enum Command {
         /// Print the certificate itself (PEM) instead
         #[arg(long)]
         pem: bool,
+    },
+    /// Make a certificate for another server of the job, and print the paths of NAME.pem (with the authority's
+    /// behind it) and NAME.key; it is good for 24 hours
+    Mint {
+        /// DNS names and IP addresses of that server; the first one names the files
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// Directory to write into
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        out: PathBuf,
+        #[command(flatten)]
+        location: Location,
     },
     /// Print the certificate's path
     Path {
@@ -46,6 +59,17 @@ struct Location {
 impl Arguments {
     pub(super) fn run(self) -> anyhow::Result<()> {
         match self.command {
+            Command::Mint {
+                names,
+                out,
+                location,
+            } => {
+                let ca = locate(location)?;
+                let state = ca.parent().unwrap_or(&ca);
+                for path in MintedLeaf::new(state, &names)?.write(&out)? {
+                    super::print(path.display())?;
+                }
+            }
             Command::Path { location } => super::print(locate(location)?.display())?,
             Command::Show { location, pem } => {
                 let path = locate(location)?;

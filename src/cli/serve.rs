@@ -115,6 +115,9 @@ pub(super) struct Arguments {
     token_key: Option<String>,
 
     #[command(flatten)]
+    proxy: Proxy,
+
+    #[command(flatten)]
     limits: Limits,
 
     /// Image to hold before the first request: oci:DIR[:TAG][=NAME[:TAG]], an OCI layout; may be
@@ -160,7 +163,7 @@ impl Arguments {
             .with(Key::TokenKey, self.token_key)
             .with(Key::Seed, self.seed)
             .with(Key::ReadyFile, self.ready_file);
-        let flags = self.limits.add_to(flags);
+        let flags = self.limits.add_to(self.proxy.add_to(flags));
         let sources = Sources::read(flags, std::env::vars_os().collect())?;
         for warning in sources.warnings() {
             log::warn!("{warning}");
@@ -210,6 +213,35 @@ impl Limits {
             .with(Key::HeadTimeout, self.head_timeout)
             .with(Key::BodyTimeout, self.body_timeout)
             .with(Key::PageSize, self.page_size)
+    }
+}
+
+/// The flags about use as an HTTPS proxy, for hosts that are no registry.
+#[derive(Args, Debug)]
+struct Proxy {
+    /// Where CONNECT may lead: public (443 and 80), or a HOST, *.SUFFIX, ADDRESS or NETWORK/BITS, each with :PORT if need
+    /// be; or none; may be repeated{n}[default: public for clients on this machine, none for others] [env: STANDIN_TUNNEL]
+    #[arg(long, value_name = "none|public|PATTERN", help_heading = "Proxy")]
+    tunnel: Vec<String>,
+    /// Tunnels open at once{n}[default: 512] [env: STANDIN_MAX_TUNNELS]
+    #[arg(long, value_name = "NUMBER", help_heading = "Proxy")]
+    max_tunnels: Option<String>,
+    /// How long a tunnel stays that nothing moves through{n}[default: 10m] [env: STANDIN_TUNNEL_IDLE]
+    #[arg(long, value_name = "DURATION", help_heading = "Proxy")]
+    tunnel_idle: Option<String>,
+    /// Proxy that tunnels go through, http:// or https://; "env" takes HTTPS_PROXY and NO_PROXY of this
+    /// process{n}[env: STANDIN_UPSTREAM_PROXY]
+    #[arg(long, value_name = "URL|env", help_heading = "Proxy")]
+    upstream_proxy: Option<String>,
+}
+
+impl Proxy {
+    fn add_to(self, flags: Flags) -> Flags {
+        flags
+            .with(Key::Tunnel, self.tunnel)
+            .with(Key::MaxTunnels, self.max_tunnels)
+            .with(Key::TunnelIdle, self.tunnel_idle)
+            .with(Key::UpstreamProxy, self.upstream_proxy)
     }
 }
 

@@ -58,7 +58,7 @@ impl Limits {
 }
 
 /// A whole number within `range`.
-fn number(text: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
+pub(super) fn number(text: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let number = text.parse().ok().filter(|number| range.contains(number));
     number.filter(|_| digits).ok_or_else(|| {
@@ -148,7 +148,7 @@ impl FromStr for MaxSize {
 }
 
 /// A duration in which something can happen.
-fn time(text: &str) -> Result<Duration, String> {
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     let time = value::duration(text)?;
     if time.is_zero() {
         return Err(format!(

@@ -12,6 +12,7 @@ mod source;
 mod spelling;
 #[cfg(test)]
 mod tests;
+mod tunnels;
 mod users;
 mod value;
 
@@ -30,6 +31,7 @@ pub use self::{
 };
 use crate::{
     cache::Keep,
+    proxy::TunnelOptions,
     registry::access::User,
     storage::Durability,
     types::{ExternalUrl, Pattern, RegistryHost},
@@ -78,6 +80,8 @@ pub struct Config {
     /// Absolute.
     pub ready_file: Option<PathBuf>,
     pub limits: Limits,
+    /// Where CONNECT may lead, and by which proxy.
+    pub tunnels: TunnelOptions,
 }
 
 impl Config {
@@ -167,6 +171,7 @@ impl Config {
             seeds: sources.list(Key::Seed, Seed::parse)?.unwrap_or_default(),
             ready_file: path(Key::ReadyFile)?,
             limits: Limits::from_sources(sources)?,
+            tunnels: tunnels::tunnels(sources)?,
         })
     }
 

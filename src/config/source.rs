@@ -53,10 +53,14 @@ pub enum Key {
     MaxUploads,
     PageSize,
     UploadLifetime,
+    MaxTunnels,
+    Tunnel,
+    TunnelIdle,
+    UpstreamProxy,
 }
 
 impl Key {
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 38] = [
         Self::Authfile,
         Self::Data,
         Self::DefaultRegistry,
@@ -91,6 +95,10 @@ impl Key {
         Self::MaxUploads,
         Self::PageSize,
         Self::UploadLifetime,
+        Self::MaxTunnels,
+        Self::Tunnel,
+        Self::TunnelIdle,
+        Self::UpstreamProxy,
     ];
 
     /// The flag without its dashes.
@@ -130,6 +138,10 @@ impl Key {
             Self::MaxUploads => "max-uploads",
             Self::PageSize => "page-size",
             Self::UploadLifetime => "upload-lifetime",
+            Self::MaxTunnels => "max-tunnels",
+            Self::Tunnel => "tunnel",
+            Self::TunnelIdle => "tunnel-idle",
+            Self::UpstreamProxy => "upstream-proxy",
         }
     }
 
@@ -163,6 +175,7 @@ impl Key {
                 | Self::San
                 | Self::Seed
                 | Self::TagTtl
+                | Self::Tunnel
                 | Self::User
         )
     }

@@ -4,6 +4,7 @@ mod auth;
 mod body;
 mod conditional;
 mod discover;
+mod elsewhere;
 mod error;
 mod manage;
 mod path;
@@ -29,14 +30,15 @@ use actix_web::{
 use bytes::Bytes;
 
 use crate::{
-    metrics::{self, Metrics},
+    metrics::Metrics,
     registry::{
-        Asked, Error, Registry, Target,
+        Asked, Error, Intercepted, Registry, Target,
         access::{Access, Action, Identity},
     },
     types::{Digest, ExternalUrl, Reference, UploadId},
 };
 use body::Incoming;
+use elsewhere::{elsewhere, foreign};
 use error::ErrorCode;
 use path::{Endpoint, Links};
 
@@ -83,6 +85,8 @@ pub struct Connection {
     pub tls: bool,
     /// The name in the TLS handshake.
     pub server_name: Option<String>,
+    /// The registry that a CONNECT led to.
+    pub connect: Option<Intercepted>,
 }
 
 impl Http {
@@ -117,7 +121,7 @@ impl Http {
         let path = request.uri.path();
         let Some(endpoint) = Endpoint::parse(path) else {
             let refused = path != auth::TOKEN_PATH;
-            return refused.then(|| elsewhere(self, request));
+            return refused.then(|| elsewhere(self, request, connection));
         };
         let exchange = Exchange {
             http: self,
@@ -155,8 +159,9 @@ async fn answer(
         None if path == auth::TOKEN_PATH => "token",
         None => "other",
     };
-    let mut response = match endpoint {
-        Some(endpoint) => {
+    let mut response = match (foreign(&http, request), endpoint) {
+        (Some(refusal), _) => refusal,
+        (None, Some(endpoint)) => {
             Exchange {
                 http: &http,
                 request,
@@ -166,8 +171,10 @@ async fn answer(
             .answer(&body)
             .await
         }
-        None if path == auth::TOKEN_PATH => auth::token(&http, request, &connection, &body).await,
-        None => elsewhere(&http, request),
+        (None, None) if path == auth::TOKEN_PATH => {
+            auth::token(&http, request, &connection, &body).await
+        }
+        (None, None) => elsewhere(&http, request, &connection),
     };
     if path.starts_with("/v2") {
         let version = (
@@ -209,38 +216,6 @@ impl Drop for Unanswered {
                 self.request
             );
         }
-    }
-}
-
-/// What is not the distribution-spec's.
-fn elsewhere(http: &Http, request: &RequestHead) -> HttpResponse {
-    let reads = matches!(request.method, Method::GET | Method::HEAD);
-    match request.uri.path() {
-        "/ca.pem" if reads => HttpResponse::Ok()
-            .content_type("application/x-pem-file")
-            .body((http.ca)()),
-        "/healthz" if reads => HttpResponse::Ok()
-            .content_type("text/plain; charset=utf-8")
-            .body("ok\n"),
-        "/metrics" if reads => {
-            let size = http.registry.cache_size();
-            let (manifests, bytes) = (size.evicted_manifests, size.evicted_bytes);
-            http.metrics.cache(size.used, size.cap, manifests, bytes);
-            match http.metrics.page() {
-                Ok(page) => HttpResponse::Ok()
-                    .content_type(metrics::CONTENT_TYPE)
-                    .body(page),
-                Err(_) => HttpResponse::InternalServerError().finish(),
-            }
-        }
-        "/ca.pem" | "/healthz" | "/metrics" => HttpResponse::MethodNotAllowed()
-            .insert_header((header::ALLOW, "GET, HEAD"))
-            .finish(),
-        path => error::refuse(
-            StatusCode::NOT_FOUND,
-            ErrorCode::Unsupported,
-            &format!("there is nothing at {path}"),
-        ),
     }
 }
 
@@ -435,6 +410,7 @@ impl Exchange<'_> {
             host: host_of(self.request),
             server_name: self.connection.server_name.as_deref(),
             tls: self.connection.tls,
+            connect: self.connection.connect.as_ref(),
         }
     }
 

@@ -11,12 +11,15 @@ use std::{
     time::Duration,
 };
 
+use bytes::BytesMut;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::Sleep,
 };
 use tokio_rustls::server::TlsStream;
+
+use crate::registry::Intercepted;
 
 /// What is known of a connection before its first request. A handler finds it in the request's connection data.
 #[derive(Clone, Debug)]
@@ -28,6 +31,8 @@ pub struct Connection {
     pub tls: bool,
     /// The host the client asked for in its TLS handshake, lower-case.
     pub server_name: Option<String>,
+    /// The registry that a CONNECT led to.
+    pub connect: Option<Intercepted>,
 }
 
 /// A connection that HTTP can be spoken on.
@@ -39,6 +44,9 @@ pub(super) struct Conn {
 enum Stream {
     Plain(Socket),
     Tls(Box<TlsStream<Socket>>),
+    /// Behind a CONNECT that was answered here.
+    Inner(Box<Rewound>),
+    InnerTls(Box<TlsStream<Rewound>>),
 }
 
 impl Conn {
@@ -50,17 +58,53 @@ impl Conn {
     }
 
     pub(super) fn tls(stream: TlsStream<Socket>, connection: Connection) -> Self {
-        let server_name = stream.get_ref().1.server_name().map(str::to_owned);
         Self {
-            connection: Connection {
-                tls: true,
-                server_name,
-                ..connection
-            },
+            connection: secured(&stream, connection),
             stream: Stream::Tls(Box::new(stream)),
         }
     }
+
+    pub(super) fn inner(stream: Rewound, connection: Connection) -> Self {
+        Self {
+            connection,
+            stream: Stream::Inner(Box::new(stream)),
+        }
+    }
+
+    pub(super) fn inner_tls(stream: TlsStream<Rewound>, connection: Connection) -> Self {
+        Self {
+            connection: secured(&stream, connection),
+            stream: Stream::InnerTls(Box::new(stream)),
+        }
+    }
+
+    /// Whether it runs within another one, by CONNECT.
+    pub(super) fn is_inner(&self) -> bool {
+        matches!(self.stream, Stream::Inner(_) | Stream::InnerTls(_))
+    }
+
+    fn io(&mut self) -> Pin<&mut dyn Io> {
+        match &mut self.stream {
+            Stream::Plain(socket) => Pin::new(socket),
+            Stream::Tls(stream) => Pin::new(&mut **stream),
+            Stream::Inner(stream) => Pin::new(&mut **stream),
+            Stream::InnerTls(stream) => Pin::new(&mut **stream),
+        }
+    }
 }
+
+fn secured<T>(stream: &TlsStream<T>, connection: Connection) -> Connection {
+    Connection {
+        tls: true,
+        server_name: stream.get_ref().1.server_name().map(str::to_owned),
+        ..connection
+    }
+}
+
+/// A stream of bytes, both ways.
+pub(super) trait Io: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
 
 impl AsyncRead for Conn {
     fn poll_read(
@@ -68,10 +112,7 @@ impl AsyncRead for Conn {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            Stream::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
-            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
+        self.get_mut().io().poll_read(cx, buf)
     }
 }
 
@@ -81,24 +122,75 @@ impl AsyncWrite for Conn {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
-            Stream::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
+        self.get_mut().io().poll_write(cx, buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            Stream::Plain(socket) => Pin::new(socket).poll_flush(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
+        self.get_mut().io().poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            Stream::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        self.get_mut().io().poll_shutdown(cx)
+    }
+}
+
+/// A connection of which some bytes were read too early.
+pub(super) struct Rewound {
+    unread: BytesMut,
+    conn: Conn,
+}
+
+impl Rewound {
+    pub(super) fn new(unread: BytesMut, conn: Conn) -> Self {
+        Self { unread, conn }
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.conn.connection
+    }
+
+    /// The first byte that is still to be read, left unread; `None` if the client closed instead.
+    pub(super) async fn first_byte(&mut self) -> io::Result<Option<u8>> {
+        if self.unread.is_empty() {
+            self.conn.read_buf(&mut self.unread).await?;
         }
+        Ok(self.unread.first().copied())
+    }
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.unread.is_empty() {
+            return Pin::new(&mut self.conn).poll_read(cx, buf);
+        }
+        let taken = self.unread.len().min(buf.remaining());
+        buf.put_slice(&self.unread.split_to(taken));
+        if self.unread.is_empty() {
+            self.unread = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.conn).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.conn).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.conn).poll_shutdown(cx)
     }
 }
 

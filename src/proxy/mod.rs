@@ -6,33 +6,46 @@
 //! - A connection that has sent nothing, or only half a handshake, ends after a limit, and at once when the server drains.
 //! - An idle connection ends at once when the server drains; a request in flight has until `Limits::grace`.
 //! - A client that closes its sending side is gone: its request is dropped, since it may be waiting for an upstream.
-//! - CONNECT is refused, plain and inside TLS alike.
+//! - CONNECT, plain and inside TLS alike, leads to the same service in the place of a registry, by a tunnel to a remote
+//!   host, or nowhere (`connect`).
 
-use std::{fmt::Debug, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    fmt::Debug,
+    io,
+    net::SocketAddr,
+    rc::{Rc, Weak},
+    sync::Arc,
+    time::Duration,
+};
 
-use actix_codec::Framed;
 use actix_http::{
-    HttpService, Method, Protocol, Request, Response,
+    HttpService, Protocol, Request, Response,
     body::{BoxBody, MessageBody},
-    h1::Codec,
 };
 use actix_server::{GracefulShutdownSignal, Server};
 use actix_service::{Service, ServiceFactory, fn_factory, fn_service};
+use futures_util::future::LocalBoxFuture;
 use rustls::{AlertDescription, server::Acceptor};
-use tokio::{
-    io::{AsyncWriteExt, copy, sink},
-    net::TcpStream,
-    time::timeout,
-};
-use tokio_rustls::LazyConfigAcceptor;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
-use crate::tls::Tls;
+use crate::{
+    registry::{Sources, access::Access},
+    tls::Tls,
+};
 
 mod conn;
+mod connect;
+mod policy;
+mod tunnel;
+mod via;
 
-use conn::{Conn, Socket};
+use conn::{Conn, Io, Socket};
 
 pub use conn::Connection;
+pub use policy::{TunnelHosts, TunnelPattern};
+pub use tunnel::{Resolver, Traffic, TunnelOptions, Tunnels, system_resolver};
 
 /// How long a client may take. The defaults are for clients on the same network; a body has no limit here.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +80,15 @@ impl Default for Limits {
     }
 }
 
+/// What decides about CONNECT.
+pub struct Gateway {
+    /// Which hosts are ours, and in whose place we answer.
+    pub sources: Sources,
+    /// Who may use the proxy.
+    pub access: Access,
+    pub tunnels: Tunnels,
+}
+
 /// A server on `listeners`, which starts when it is awaited inside a tokio runtime, and ends by
 /// `Server::handle().stop(graceful)` only: signals are the caller's. `app` makes one HTTP service per worker and listener.
 /// `judge` sees a request whose client waits before it sends the body (`Expect: 100-continue`), and may refuse it then.
@@ -75,6 +97,7 @@ impl Default for Limits {
 pub fn server<F, S, B, J, R>(
     listeners: Vec<std::net::TcpListener>,
     tls: Arc<Tls>,
+    gateway: Arc<Gateway>,
     workers: usize,
     limits: Limits,
     app: F,
@@ -103,13 +126,15 @@ where
     let drain = builder.graceful_shutdown_signal();
     for listener in listeners {
         let name = listener.local_addr()?.to_string();
-        let (tls, drain) = (tls.clone(), drain.clone());
+        let (tls, gateway, drain) = (tls.clone(), gateway.clone(), drain.clone());
         let (app, judge) = (app.clone(), judge.clone());
         builder = builder.listen(name, listener, move || {
             let front = Rc::new(Front {
                 tls: tls.clone(),
+                gateway: gateway.clone(),
                 limits,
                 drain: drain.clone(),
+                http: RefCell::default(),
             });
             let (app, judge) = (app.clone(), judge.clone());
             fn_factory(move || serve(front.clone(), app(), judge.clone()))
@@ -159,7 +184,7 @@ where
         .upgrade(fn_service(move |(request, framed)| {
             let front = upgraded.clone();
             async move {
-                front.refuse(&request, framed).await;
+                front.upgrade(request, framed).await;
                 Ok::<_, actix_http::Error>(())
             }
         }))
@@ -167,14 +192,21 @@ where
         .new_service(())
         .await?;
     let http = Rc::new(http);
+    let http: Rc<Http> = Rc::new(move |conn: Conn| {
+        let http = http.clone();
+        Box::pin(async move {
+            let peer = conn.connection.peer;
+            if let Err(error) = http.call((conn, Protocol::Http1, Some(peer))).await {
+                log::debug!("connection from {peer}: {error}");
+            }
+        })
+    });
+    front.http.replace(Some(Rc::downgrade(&http)));
     Ok(fn_service(move |tcp| {
         let (front, http) = (front.clone(), http.clone());
         async move {
             if let Some(conn) = front.receive(tcp).await {
-                let peer = conn.connection.peer;
-                if let Err(error) = http.call((conn, Protocol::Http1, Some(peer))).await {
-                    log::debug!("connection from {peer}: {error}");
-                }
+                http(conn).await;
             }
             Ok(())
         }
@@ -183,9 +215,14 @@ where
 
 struct Front {
     tls: Arc<Tls>,
+    gateway: Arc<Gateway>,
     limits: Limits,
     drain: GracefulShutdownSignal,
+    /// The service that speaks HTTP, which has this front within it.
+    http: RefCell<Option<Weak<Http>>>,
 }
+
+type Http = dyn Fn(Conn) -> LocalBoxFuture<'static, ()>;
 
 impl Front {
     /// The connection, once the client has begun to speak HTTP; `None` if that comes to nothing.
@@ -200,6 +237,7 @@ impl Front {
             local: canonical(local),
             tls: false,
             server_name: None,
+            connect: None,
         };
         let socket = Socket::new(tcp, self.limits.write_stall);
         tokio::select! {
@@ -210,38 +248,78 @@ impl Front {
     }
 
     async fn sniff(&self, socket: Socket, connection: Connection) -> Option<Conn> {
-        let peer = connection.peer;
-        let Limits {
-            first_byte,
-            handshake,
-            ..
-        } = self.limits;
-        match timeout(first_byte, socket.first_byte()).await {
-            Ok(Ok(Some(TLS_HANDSHAKE))) => {}
-            Ok(Ok(Some(_))) => return Some(Conn::plain(socket, connection)),
-            Ok(Ok(None) | Err(_)) => return None,
+        let secure = self
+            .begins_with_tls(socket.first_byte(), connection.peer)
+            .await?;
+        if !secure {
+            return Some(Conn::plain(socket, connection));
+        }
+        let stream = self.handshake(socket, &connection).await?;
+        Some(Conn::tls(stream, connection))
+    }
+
+    /// Whether the client begins with a TLS handshake; `None` if it does not begin at all.
+    async fn begins_with_tls(
+        &self,
+        first_byte: impl Future<Output = io::Result<Option<u8>>>,
+        peer: SocketAddr,
+    ) -> Option<bool> {
+        let limit = self.limits.first_byte;
+        match timeout(limit, first_byte).await {
+            Ok(Ok(first)) => first.map(|byte| byte == TLS_HANDSHAKE),
+            Ok(Err(_)) => None,
             Err(_) => {
-                log::debug!("connection from {peer}: not a byte within {first_byte:?}");
-                return None;
+                log::debug!("connection from {peer}: not a byte within {limit:?}");
+                None
             }
         }
-        match timeout(handshake, self.tls_accept(socket, connection)).await {
-            Ok(Ok(conn)) => return Some(conn),
+    }
+
+    async fn handshake<S: Io>(&self, stream: S, connection: &Connection) -> Option<TlsStream<S>> {
+        let peer = connection.peer;
+        let limit = self.limits.handshake;
+        match timeout(limit, self.tls_accept(stream, connection)).await {
+            Ok(Ok(stream)) => return Some(stream),
             Ok(Err(error)) => {
                 log::info!("TLS handshake from {peer}: {}", self.reason(&error));
             }
-            Err(_) => log::info!("TLS handshake from {peer}: not finished within {handshake:?}"),
+            Err(_) => log::info!("TLS handshake from {peer}: not finished within {limit:?}"),
         }
         None
     }
 
-    async fn tls_accept(&self, socket: Socket, connection: Connection) -> io::Result<Conn> {
-        let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+    async fn tls_accept<S: Io>(
+        &self,
+        stream: S,
+        connection: &Connection,
+    ) -> io::Result<TlsStream<S>> {
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        // Clients send no server name for an address.
+        let connect = connection.connect.as_ref().map(|connect| &*connect.host);
+        let hello = start.client_hello();
+        let asked = hello.server_name();
+        let foreign = asked.filter(|name| !self.tls.vouches_for(name));
+        let foreign = foreign.map(str::to_owned);
         let config = self
             .tls
-            .server_config(start.client_hello().server_name(), connection.local.ip())
+            .server_config(asked.or(connect), connection.local.ip())
             .map_err(io::Error::other)?;
-        Ok(Conn::tls(start.into_stream(config).await?, connection))
+        let accepted = start.into_stream(config).await;
+        accepted.map_err(|error| match foreign {
+            Some(name) => io::Error::other(format!(
+                "the client asked for {name}, which is neither a registry (--registry) nor a name of this server (--san) \
+                 ({error})"
+            )),
+            None => error,
+        })
+    }
+
+    /// Speaks HTTP on `conn` until it ends.
+    async fn speak(&self, conn: Conn) {
+        let http = self.http.borrow().as_ref().and_then(Weak::upgrade);
+        if let Some(http) = http {
+            http(conn).await;
+        }
     }
 
     /// Why a handshake failed, and what to do about it if we know.
@@ -265,49 +343,7 @@ impl Front {
             _ => error.to_string(),
         }
     }
-
-    /// Answers a request that would take the connection away from HTTP.
-    async fn refuse(&self, request: &Request, framed: Framed<Conn, Codec>) {
-        let parts = framed.into_parts();
-        let (mut conn, mut answer) = (parts.io, parts.write_buf);
-        let (status, message) = if *request.method() == Method::CONNECT {
-            ("501 Not Implemented", CONNECT_REFUSED)
-        } else {
-            ("400 Bad Request", UPGRADE_REFUSED)
-        };
-        let peer = conn.connection.peer;
-        log::info!("refused {} {} from {peer}", request.method(), request.uri());
-        let body = format!(r#"{{"errors":[{{"code":"UNSUPPORTED","message":"{message}"}}]}}"#);
-        // Before it stand the answers to requests that came ahead of this one on the connection.
-        answer.extend_from_slice(
-            format!(
-                "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-                 connection: close\r\n\r\n{body}",
-                body.len()
-            )
-            .as_bytes(),
-        );
-        let told = async {
-            conn.write_all(&answer).await?;
-            conn.shutdown().await
-        };
-        if let Err(error) = told.await {
-            log::debug!("connection from {peer}: {error}");
-            return;
-        }
-        // To close on what the client still sends would take the answer from it.
-        let mut void = sink();
-        tokio::select! {
-            _ = timeout(self.limits.disconnect, copy(&mut conn, &mut void)) => {}
-            () = self.drain.notified() => {}
-        }
-    }
 }
-
-const CONNECT_REFUSED: &str =
-    "standin: CONNECT is not served yet; use it as a mirror, not as an HTTPS proxy";
-const UPGRADE_REFUSED: &str =
-    "standin: no other protocol is served; send the request without Upgrade";
 
 /// The first byte of every TLS connection: a record of type handshake.
 const TLS_HANDSHAKE: u8 = 0x16;

@@ -13,6 +13,7 @@ mod needs;
 mod owed;
 mod pull;
 mod push;
+mod reach;
 mod removal;
 mod seed;
 mod source;
@@ -40,6 +41,7 @@ pub use crate::cache::{Body, Cause, PulledManifest, Want};
 pub use catalog::View;
 pub use discovery::Page;
 pub use push::{FinishedUpload, ManifestPush, PushedManifest};
+pub use reach::{Intercepted, Reached};
 pub use seed::{SeedError, Seeded};
 pub use source::{Asked, OwnNames, Rule, Sources, Target};
 
@@ -247,7 +249,7 @@ pub enum Error {
     /// The request for a token is none.
     #[error("{0}")]
     TokenRequest(String),
-    #[error("the TLS handshake was for {server_name}, and the request is for {host}")]
+    #[error("the connection is for {server_name}, and the request is for {host}")]
     Misdirected { server_name: String, host: String },
     #[error(
         "{limit} uploads are open, the most that --max-uploads allows: try again when one is finished, or cancel one"

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::{Error, View};
+use super::{Error, Intercepted, View};
 use crate::types::{CanonicalName, RegistryHost, RepositoryName};
 
 /// The parts of a request that tell which registry it means.
@@ -17,6 +17,8 @@ pub struct Asked<'a> {
     /// The name in the TLS handshake.
     pub server_name: Option<&'a str>,
     pub tls: bool,
+    /// The registry that a CONNECT led to.
+    pub connect: Option<&'a Intercepted>,
 }
 
 /// Which of the rules found the source, first that applies.
@@ -150,6 +152,9 @@ impl Sources {
 
     /// The configured registry that the client believes it talks to.
     fn believed(&self, asked: &Asked<'_>, request_port: Option<u16>) -> Option<RegistryHost> {
+        if let Some(connect) = asked.connect {
+            return Some(connect.registry.clone());
+        }
         let authority = Authority::parse(asked.host?, asked.tls)?;
         // A registry on 443 is one on 80 too, where a client speaks plain HTTP to it.
         let spelled = match authority.port {
@@ -161,8 +166,36 @@ impl Sources {
             .then_some(registry)
     }
 
-    /// A `Host` that contradicts the name in the TLS handshake is answered 421 (RFC 9110, 7.4).
+    /// Whether the client believes it talks to another registry, in whose place we are.
+    pub(super) fn stands_in(&self, asked: &Asked<'_>) -> bool {
+        let request_port = asked
+            .host
+            .and_then(|host| Authority::parse(host, asked.tls))
+            .map(|host| host.port);
+        self.believed(asked, request_port).is_some()
+    }
+
+    /// A `Host` that contradicts the name in the TLS handshake is answered 421 (RFC 9110, 7.4), and so is either that
+    /// contradicts the CONNECT.
     pub fn check_host(&self, asked: &Asked<'_>) -> Result<(), Error> {
+        if let Some(Intercepted { host: meant, .. }) = asked.connect {
+            let host = asked
+                .host
+                .and_then(|host| Authority::parse(host, asked.tls));
+            let named = [
+                asked.server_name.map(str::to_owned),
+                host.map(|host| host.host),
+            ];
+            for host in named.into_iter().flatten() {
+                if !host.trim_end_matches('.').eq_ignore_ascii_case(meant) {
+                    return Err(Error::Misdirected {
+                        server_name: meant.clone(),
+                        host,
+                    });
+                }
+            }
+            return Ok(());
+        }
         let (Some(server_name), Some(host)) = (asked.server_name, asked.host) else {
             return Ok(());
         };
@@ -192,7 +225,7 @@ impl Sources {
 
     /// Whether `host` is this registry: one of our names or addresses at a port of ours, or at the one that this request
     /// came to (which may have been mapped to ours).
-    fn is_us(&self, host: &RegistryHost, request_port: Option<u16>) -> bool {
+    pub(super) fn is_us(&self, host: &RegistryHost, request_port: Option<u16>) -> bool {
         if self.own.external.as_ref() == Some(host) {
             return true;
         }
@@ -261,6 +294,7 @@ mod tests {
             host: Some(host),
             server_name: None,
             tls,
+            connect: None,
         })?;
         Ok((target.name.to_string(), target.rule))
     }
@@ -512,6 +546,7 @@ mod tests {
                 host: Some(host),
                 server_name: Some(server_name),
                 tls: true,
+                connect: None,
             };
             sources().resolve(&asked)
         };

@@ -20,8 +20,9 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SerialNumber,
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PublicKeyData, SerialNumber,
 };
 use rustix::fs::{FlockOperation, flock};
 use rustls::{
@@ -104,6 +105,17 @@ impl Authority {
         }
     }
 
+    /// The CA of `state` as it is; nothing is made.
+    pub(super) fn load(state: &Path) -> Result<Self, Error> {
+        match OnDisk::load(state)? {
+            OnDisk::Authority(ca) => Ok(*ca),
+            OnDisk::Nothing | OnDisk::KeyAlone(_) => {
+                let path = state.join(CERTIFICATE);
+                Err(Error::authority(path, Problem::Missing))
+            }
+        }
+    }
+
     pub(super) fn validity(&self, now: OffsetDateTime) -> Validity {
         let Certified {
             not_before,
@@ -138,6 +150,30 @@ impl Authority {
     /// One host that the CA does not permit makes clients refuse the whole certificate; that it permits them is the
     /// caller's to see to.
     pub(super) fn issue(&self, hosts: &[Host], now: OffsetDateTime) -> Result<Leaf, Error> {
+        let (leaf, key) = self.sign(hosts, now)?;
+        Ok(Leaf {
+            chain: vec![leaf.der().clone(), self.certificate.der.clone()],
+            key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+            not_after: self.leaf_end(now),
+        })
+    }
+
+    /// The same as text: the chain, and the key.
+    pub(super) fn issue_pem(
+        &self,
+        hosts: &[Host],
+        now: OffsetDateTime,
+    ) -> Result<(String, String), Error> {
+        let (leaf, key) = self.sign(hosts, now)?;
+        let chain = format!("{}{}", leaf.pem(), self.certificate.pem);
+        Ok((chain, key.serialize_pem()))
+    }
+
+    fn leaf_end(&self, now: OffsetDateTime) -> OffsetDateTime {
+        (now + LEAF_LIFE).min(self.certificate.not_after)
+    }
+
+    fn sign(&self, hosts: &[Host], now: OffsetDateTime) -> Result<(Certificate, KeyPair), Error> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();
         // Hosts are alternative names only. OpenSSL holds a common name that looks like a host to the constraints too.
@@ -152,14 +188,9 @@ impl Authority {
             .map(Host::subject)
             .collect::<Result<_, rcgen::Error>>()?;
         params.not_before = (now - BACKDATED).max(self.certificate.not_before);
-        params.not_after = (now + LEAF_LIFE).min(self.certificate.not_after);
-        let not_after = params.not_after;
+        params.not_after = self.leaf_end(now);
         let leaf = params.signed_by(&key, &self.issuer)?;
-        Ok(Leaf {
-            chain: vec![leaf.der().clone(), self.certificate.der.clone()],
-            key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
-            not_after,
-        })
+        Ok((leaf, key))
     }
 
     /// Makes on disk what `open` promises. Processes that start at once take turns here, and find what the first one made.
@@ -223,10 +254,7 @@ impl Authority {
                 }
             }
         }
-        match OnDisk::load(state)? {
-            OnDisk::Authority(ca) => Ok(*ca),
-            OnDisk::Nothing | OnDisk::KeyAlone(_) => Err(Error::authority(path, Problem::Missing)),
-        }
+        Self::load(state)
     }
 }
 
@@ -392,8 +420,8 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     }
 }
 
-/// Writes a whole file or none. The caller holds the lock.
-fn write(state: &Path, name: &str, contents: &str, mode: u32) -> Result<(), Error> {
+/// Writes a whole file or none. Nobody else may write it at the same time.
+pub(super) fn write(state: &Path, name: &str, contents: &str, mode: u32) -> Result<(), Error> {
     let unfinished = format!(".{name}.new");
     let path = state.join(&unfinished);
     let written = (|| {

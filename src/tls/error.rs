@@ -30,6 +30,15 @@ pub enum Error {
         "{0:?} is no DNS name that a certificate can hold: give a name such as registry.ci.example, without port"
     )]
     Name(String),
+    /// A certificate was wanted that clients would refuse.
+    #[error(
+        "{} does not permit {host}, so clients would refuse the certificate: start `standin serve` with --san {host}, which \
+         makes one that does",
+        path.display()
+    )]
+    NotPermitted { path: PathBuf, host: String },
+    #[error("{} is not valid now: start `standin serve`, which renews it", .0.display())]
+    Ended(PathBuf),
     #[error("cannot make a certificate: {0}")]
     Issue(rcgen::Error),
     #[error("cannot set up TLS: {0}")]

@@ -30,11 +30,13 @@ pub mod facts;
 
 mod authority;
 mod error;
+mod mint;
 mod pem;
 mod permits;
 
 use authority::{Authority, CERTIFICATE, Leaf, Validity};
 pub use error::{Error, Problem};
+pub use mint::MintedLeaf;
 use permits::{Host, Permits};
 
 /// What certificates are made for.
@@ -71,6 +73,17 @@ impl Tls {
         local: IpAddr,
     ) -> Result<Arc<ServerConfig>, Error> {
         self.server_config_at(server_name, local, OffsetDateTime::now_utc())
+    }
+
+    /// Whether a client that asks for `server_name` gets a certificate that names it.
+    pub fn vouches_for(&self, server_name: &str) -> bool {
+        match &self.identity {
+            // What an operator's certificate names is the operator's to know.
+            Identity::Given { .. } => true,
+            Identity::Minted(minted) => Host::parse(server_name).is_some_and(|host| {
+                minted.own.contains(&host) || minted.registries.contains(&host)
+            }),
+        }
     }
 
     /// What a client should trust, as PEM: the authority, then the one before it while that is valid; or the operator's

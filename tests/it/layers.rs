@@ -35,7 +35,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("actix_http", &["proxy", "app"]),
     ("actix_web", &["http", "app"]),
     ("aws_lc_rs", &["proxy", "registry", "tls"]),
-    ("base64", &["http", "upstream"]),
+    ("base64", &["http", "proxy", "upstream"]),
     ("bcrypt", &["registry"]),
     ("clap", &["config", "cli", "main"]),
     ("env_logger", &["config", "app", "cli", "main"]),

@@ -31,6 +31,7 @@ mod private_content;
 // What a name means, and where its content comes from.
 mod cache_size;
 mod mirrors;
+mod proxy;
 mod pull_through;
 mod pull_through_faults;
 mod resume;
@@ -44,6 +45,7 @@ mod disk;
 mod metrics;
 mod seed;
 mod tls;
+mod tls_constraints;
 
 // What holds under load and after a crash.
 mod big;

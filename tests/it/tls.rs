@@ -105,6 +105,11 @@ async fn a_configured_registrys_name_is_answered_for_and_no_others() {
         let failed = client.get("/v2/").header("host", host).send().await;
         let error = format!("{:?}", failed.unwrap_err());
         assert!(error.contains("InvalidCertificate"), "{host}: {error}");
+        let told = registry.log().line_with(&["TLS handshake", host]).await;
+        assert!(
+            told.contains("--registry") && told.contains("--san"),
+            "{told}"
+        );
     }
     registry.client().get("/v2/").answer().await.expect(200);
 }
@@ -141,24 +146,14 @@ async fn an_operators_own_certificate() {
     let base = format!("https://{}", registry.address());
     let client = Client::new(&base, made.cert.pem().as_bytes(), &[]);
     client.get("/v2/").answer().await.expect(200);
+    let proxy = format!("http://{}", registry.address());
+    let by_proxy = Client::by_proxy(&base, made.cert.pem().as_bytes(), &proxy);
+    by_proxy.get("/v2/").answer().await.expect(200);
 
     let swapped = TestRegistry::builder().args(["--tls-cert", key, "--tls-key", chain]);
     let (status, said) = swapped.fails_to_start().await;
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains(key), "{said}");
-}
-
-#[tokio::test]
-async fn connect_is_refused_clearly_until_it_is_served() {
-    let registry = TestRegistry::start().await;
-    let mut raw = registry.raw().await;
-    raw.head("CONNECT quay.io:443\nHost: quay.io:443").await;
-    let answer = raw.answer().await;
-    assert_eq!(
-        (answer.status, answer.code()),
-        (501, "UNSUPPORTED".to_owned())
-    );
-    raw.closed().await;
 }
 
 #[tokio::test]
@@ -175,6 +170,42 @@ async fn a_host_that_contradicts_the_server_name_is_misdirected() {
         answer.expect(421);
     }
     ask("/v2/", "quay.io").answer().await.expect(200);
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_server_of_the_job() {
+    let registry = TestRegistry::builder()
+        .args(["--san", "db.ci"])
+        .start()
+        .await;
+    let out = registry.home().join("certs");
+    std::fs::create_dir(&out).unwrap();
+    let mint = |name: &str| {
+        let state = registry.home().join("state");
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_standin"));
+        command.args(["ca", "mint", name, "--out"]).arg(&out);
+        command.arg("--data").arg(registry.home().join("data"));
+        command.arg("--state").arg(state).output().unwrap()
+    };
+    let made = mint("db.ci");
+    assert!(made.status.success(), "{made:?}");
+    let printed = String::from_utf8(made.stdout).unwrap();
+    let paths: Vec<&Path> = printed.lines().map(Path::new).collect();
+    assert_eq!(paths, [out.join("db.ci.pem"), out.join("db.ci.key")]);
+    assert_eq!(mode(paths[1]), 0o600);
+
+    let (chain, key) = (paths[0].to_str().unwrap(), paths[1].to_str().unwrap());
+    let other = TestRegistry::builder();
+    let other = other.args(["--tls-cert", chain, "--tls-key", key, "--san", "db.ci"]);
+    let other = other.start().await;
+    let base = format!("https://db.ci:{}", other.address().port());
+    let client = Client::new(&base, &pem(&registry), &[("db.ci", other.address())]);
+    client.get("/v2/").answer().await.expect(200);
+
+    let refused = mint("pypi.org");
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("--san pypi.org"), "{said}");
 }
 
 #[tokio::test]

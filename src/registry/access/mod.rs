@@ -253,6 +253,22 @@ impl Access {
         }
     }
 
+    /// Lets someone use the proxy: whoever came to a loopback address, elsewhere any user who gives the password.
+    pub async fn admit(&self, visitor: Visitor<'_>) -> Result<(), Refusal> {
+        if visitor.on_loopback {
+            return Ok(());
+        }
+        match visitor.credentials {
+            Credentials::Password { user, password } => {
+                self.authenticate(user, password).await.map(drop)
+            }
+            Credentials::None => Err(Refusal::LogIn("the proxy".to_owned())),
+            Credentials::Token(_) | Credentials::RefreshToken(_) | Credentials::Malformed => {
+                Err(Refusal::Malformed)
+            }
+        }
+    }
+
     /// Whoever sends a request that is judged by the rules alone, such as for the catalog. Where reading is for users
     /// only, someone has logged in.
     pub async fn reader(&self, visitor: Visitor<'_>) -> Result<Identity, Refusal> {

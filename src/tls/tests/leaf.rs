@@ -218,3 +218,99 @@ fn names_no_certificate_can_hold_are_refused() {
     }
     assert!(!dir.path().join("state").exists());
 }
+
+#[test]
+fn a_leaf_for_another_server_is_one_that_clients_accept_or_none() {
+    let dir = TempDir::new().unwrap();
+    let tls = open(&dir, &["quay.io"]);
+    let state = dir.path().join("state");
+    let mint = |names: &[&str]| {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        MintedLeaf::new(&state, &names)
+    };
+    let [chain, key] = mint(&["mirror.quay.io", "127.0.0.1"])
+        .unwrap()
+        .write(dir.path())
+        .unwrap();
+    assert_eq!(chain, dir.path().join("mirror.quay.io.pem"));
+    let mode = |path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&key), mode(&chain)), (0o600, 0o644));
+    let given = |name: &str| {
+        let (_, config) = super::given(&Settings::new().unwrap(), &chain, &key, now()).unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        handshake(Arc::new(config), &tls.ca_pem(), name, now())
+    };
+    for name in ["mirror.quay.io", "127.0.0.1"] {
+        let chain = given(name).expect(name);
+        assert_eq!(subjects(&chain[0]), set(&["mirror.quay.io", "127.0.0.1"]));
+    }
+    for (names, fragment) in [
+        (&["quay.io", "ghcr.io"][..], "--san ghcr.io"),
+        (&["10.0.0.9"], "--san 10.0.0.9"),
+        (&["a b"], "no DNS name"),
+    ] {
+        let refused = mint(names).err().unwrap().to_string();
+        assert!(refused.contains(fragment), "{refused}");
+    }
+}
+
+#[test]
+fn sessions_are_resumed_by_name_and_by_no_other() {
+    let dir = TempDir::new().unwrap();
+    let tls = open(&dir, &["quay.io", "ghcr.io"]);
+    let mut trusted = RootCertStore::empty();
+    for root in certificates(&tls.ca_pem()) {
+        trusted.add(root).unwrap();
+    }
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(trusted.clone())
+            .with_no_client_auth();
+        let config = Arc::new(config);
+        let kind = |host: &'static str| {
+            let server = tls.server_config(Some(host), LOOPBACK).unwrap();
+            let name = ServerName::try_from(host).unwrap();
+            let client = ClientConnection::new(config.clone(), name).unwrap();
+            let client = shake(client, ServerConnection::new(server).unwrap()).unwrap();
+            assert_eq!(client.protocol_version(), Some(version.version));
+            client.handshake_kind().unwrap()
+        };
+        assert_ne!(
+            kind("quay.io"),
+            rustls::HandshakeKind::Resumed,
+            "{version:?}"
+        );
+        assert_eq!(
+            kind("quay.io"),
+            rustls::HandshakeKind::Resumed,
+            "{version:?}"
+        );
+        assert_ne!(
+            kind("ghcr.io"),
+            rustls::HandshakeKind::Resumed,
+            "{version:?}"
+        );
+    }
+}
+
+#[test]
+fn no_serial_comes_twice() {
+    let dir = TempDir::new().unwrap();
+    let tls = open(&dir, &["quay.io"]);
+    let Identity::Minted(minted) = &tls.identity else {
+        panic!("no authority");
+    };
+    let mut serials = BTreeSet::new();
+    for _ in 0..500 {
+        let leaf = lock(&minted.authority).issue(&[Host::parse("quay.io").unwrap()], now());
+        let leaf = leaf.unwrap();
+        let (_, leaf) = X509Certificate::from_der(&leaf.chain[0]).unwrap();
+        assert!(
+            serials.insert(leaf.raw_serial().to_vec()),
+            "a serial came twice"
+        );
+    }
+}

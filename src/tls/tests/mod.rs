@@ -94,8 +94,21 @@ fn handshake(
         .with_safe_default_protocol_versions()?
         .with_root_certificates(trusted)
         .with_no_client_auth();
-    let mut client = ClientConnection::new(Arc::new(config), name)?;
-    let mut server = ServerConnection::new(server)?;
+    let client = ClientConnection::new(Arc::new(config), name)?;
+    let client = shake(client, ServerConnection::new(server)?)?;
+    Ok(client
+        .peer_certificates()
+        .unwrap()
+        .iter()
+        .map(|der| der.clone().into_owned())
+        .collect())
+}
+
+/// Has both sides talk until the handshake is over; the client afterwards.
+fn shake(
+    mut client: ClientConnection,
+    mut server: ServerConnection,
+) -> Result<ClientConnection, rustls::Error> {
     while client.is_handshaking() || server.is_handshaking() {
         let mut wire = Vec::new();
         client.write_tls(&mut wire).unwrap();
@@ -111,12 +124,7 @@ fn handshake(
             client.process_new_packets()?;
         }
     }
-    Ok(client
-        .peer_certificates()
-        .unwrap()
-        .iter()
-        .map(|der| der.clone().into_owned())
-        .collect())
+    Ok(client)
 }
 
 /// The alternative names of a leaf, addresses as text.

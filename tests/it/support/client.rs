@@ -34,6 +34,19 @@ impl Client {
         }
     }
 
+    /// A client of `base` that goes there by `proxy`, a URL, and trusts `roots` alone, for the proxy as well.
+    pub(crate) fn by_proxy(base: &str, roots: &[u8], proxy: &str) -> Self {
+        let roots = reqwest::Certificate::from_pem_bundle(roots).unwrap();
+        let http = reqwest::Client::builder()
+            .proxy(reqwest::Proxy::all(proxy).unwrap())
+            .redirect(reqwest::redirect::Policy::none())
+            .tls_certs_only(roots);
+        Self {
+            http: http.build().unwrap(),
+            base: base.to_owned(),
+        }
+    }
+
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         assert!(path.starts_with('/'), "{path} is no absolute path");
         self.http.request(method, format!("{}{path}", self.base))

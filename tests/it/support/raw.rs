@@ -109,6 +109,11 @@ impl Raw {
         Some(answer)
     }
 
+    /// The bytes that came behind the last answer.
+    pub(crate) fn unread(&self) -> &[u8] {
+        &self.unread
+    }
+
     /// Awaits that the server closes the connection.
     pub(crate) async fn closed(&mut self) {
         while self.fill().await > 0 {}

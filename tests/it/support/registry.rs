@@ -268,6 +268,19 @@ impl TestRegistry {
         peak.trim().parse::<usize>().unwrap() * 1024
     }
 
+    /// What it holds now: resident bytes, and open files.
+    pub(crate) fn holdings(&self) -> (usize, usize) {
+        let proc = PathBuf::from(format!("/proc/{}", self.pid().as_raw_nonzero()));
+        let status = std::fs::read_to_string(proc.join("status")).unwrap();
+        let resident = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|line| line.trim().strip_suffix(" kB"))
+            .unwrap();
+        let files = std::fs::read_dir(proc.join("fd")).unwrap().count();
+        (resident.trim().parse::<usize>().unwrap() * 1024, files)
+    }
+
     /// Awaits the process's end.
     pub(crate) async fn exited(&mut self) -> ExitStatus {
         let mut child = self.child.take().unwrap();

@@ -20,14 +20,17 @@ use rustls::{
 };
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::Notify,
     task::JoinHandle,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::*;
-use crate::tls;
+use crate::{registry::OwnNames, tls, types::RegistryHost};
+
+mod connect;
+mod tunnel;
 
 /// Long enough for a loaded machine; nothing that passes waits for it.
 const SOON: Duration = Duration::from_secs(20);
@@ -53,6 +56,7 @@ impl Drop for Dropped {
 struct Running {
     address: SocketAddr,
     tls: Arc<Tls>,
+    gateway: Arc<Gateway>,
     events: Arc<Events>,
     handle: ServerHandle,
     task: JoinHandle<io::Result<()>>,
@@ -70,10 +74,21 @@ impl Running {
     }
 
     fn listen(address: &str, limits: Limits) -> Self {
+        let nobody: Resolver =
+            Arc::new(|_| Box::pin(async { Err(io::ErrorKind::NotFound.into()) }));
+        Self::with(
+            address,
+            limits,
+            Tunnels::new(TunnelOptions::default(), nobody),
+        )
+    }
+
+    fn with(address: &str, limits: Limits, tunnels: Tunnels) -> Self {
         let state = TempDir::new().unwrap();
+        let registries = REGISTRIES.map(|host| host.parse::<RegistryHost>().unwrap());
         let tls = Tls::open(tls::Options {
             state: state.path().to_owned(),
-            registries: vec!["quay.io".parse().unwrap()],
+            registries: registries.to_vec(),
             own_names: vec!["localhost".to_owned()],
             own_addresses: vec![Ipv4Addr::LOCALHOST.into()],
             certificate: None,
@@ -81,6 +96,7 @@ impl Running {
         let tls = Arc::new(tls.unwrap());
         let listener = std::net::TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
+        let gateway = Arc::new(gateway(tunnels, registries.into(), address.port()));
         let events = Arc::new(Events::default());
         let app = {
             let events = events.clone();
@@ -90,10 +106,20 @@ impl Running {
             }
         };
         // One worker takes connections in the order they come.
-        let server = server(vec![listener], tls.clone(), 1, limits, app, take).unwrap();
+        let server = server(
+            vec![listener],
+            tls.clone(),
+            gateway.clone(),
+            1,
+            limits,
+            app,
+            take,
+        );
+        let server = server.unwrap();
         Self {
             address,
             tls,
+            gateway,
             events,
             handle: server.handle(),
             task: tokio::spawn(server),
@@ -120,8 +146,38 @@ impl Running {
     }
 }
 
+const REGISTRIES: [&str; 5] = [
+    "quay.io",
+    "docker.io",
+    "private.example:8443",
+    "10.9.9.9:5000",
+    "[2001:db8::5]",
+];
+
+/// Anyone may use it; `localhost` at `port` is us.
+fn gateway(
+    tunnels: Tunnels,
+    configured: std::collections::BTreeSet<RegistryHost>,
+    port: u16,
+) -> Gateway {
+    Gateway {
+        sources: Sources {
+            own: OwnNames {
+                names: ["localhost".to_owned()].into(),
+                addresses: [IpAddr::from(Ipv4Addr::LOCALHOST)].into(),
+                ports: [port].into(),
+                external: None,
+            },
+            configured,
+            default: RegistryHost::docker_hub(),
+        },
+        access: Access::of_anyone().unwrap(),
+        tunnels,
+    }
+}
+
 /// TLS on `tcp`, as a client that trusts `root`.
-async fn connect(tcp: TcpStream, name: &str, root: &[u8]) -> io::Result<TlsStream<TcpStream>> {
+async fn connect<S: Wire>(tcp: S, name: &str, root: &[u8]) -> io::Result<TlsStream<S>> {
     let mut trusted = RootCertStore::empty();
     trusted
         .add(CertificateDer::from_pem_slice(root).unwrap())
@@ -160,6 +216,16 @@ async fn answer(events: Arc<Events>, request: Request) -> Result<Response<BoxBod
                 (0..LARGE >> 16).map(|_| Ok::<_, Infallible>(Bytes::from_static(&[0; 1 << 16]))),
             ),
         )),
+        "/connect" => {
+            let connection = request.conn_data::<Connection>().unwrap();
+            let connect = connection.connect.as_ref();
+            BoxBody::new(format!(
+                "tls={} server_name={:?} connect={:?}",
+                connection.tls,
+                connection.server_name,
+                connect.map(|connect| (connect.host.as_str(), connect.registry.to_string())),
+            ))
+        }
         _ => {
             let connection = request.conn_data::<Connection>().unwrap();
             BoxBody::new(format!(
@@ -290,60 +356,6 @@ async fn a_head_that_does_not_end_is_answered_408() {
     let (head, _) = response(&mut conn).await;
     assert!(head.starts_with("http/1.1 408 "), "{head}");
     closes(&mut conn).await;
-    server.stop().await;
-}
-
-#[tokio::test]
-async fn connect_and_upgrades_are_refused_in_words() {
-    let server = Running::start(Limits::default());
-    let websocket =
-        "GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
-    // The client's hello may come with the CONNECT it belongs to.
-    let connect = "CONNECT quay.io:443 HTTP/1.1\r\nhost: quay.io:443\r\n\r\n\x16\x03\x01";
-    let old = "CONNECT quay.io:443 HTTP/1.0\r\n\r\n";
-    for (request, status, message) in [
-        (connect, "501 not implemented", "CONNECT is not served yet"),
-        (old, "501 not implemented", "use it as a mirror"),
-        (websocket, "400 bad request", "without Upgrade"),
-    ] {
-        let mut plain = server.plain().await;
-        let mut secure = server.secure("localhost").await;
-        for conn in [&mut plain as &mut dyn Wire, &mut secure] {
-            let mut conn = Pin::new(conn);
-            // A request that came ahead on the connection has its answer first.
-            let both = [GET, request].concat();
-            conn.write_all(both.as_bytes()).await.unwrap();
-            let (head, _) = response(&mut conn).await;
-            assert!(head.starts_with("http/1.1 200 "), "{head}");
-            let (head, body) = response(&mut conn).await;
-            assert!(
-                head.starts_with(&format!("http/1.1 {status}\r\n")),
-                "{head}"
-            );
-            assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
-            let body: serde_json::Value = serde_json::from_str(&body).unwrap();
-            assert_eq!(body["errors"][0]["code"], "UNSUPPORTED");
-            let said = body["errors"][0]["message"].as_str().unwrap();
-            assert!(
-                said.starts_with("standin: ") && said.contains(message),
-                "{said}"
-            );
-            closes(&mut conn).await;
-        }
-    }
-    server.stop().await;
-}
-
-#[tokio::test]
-async fn a_client_that_talks_on_after_connect_still_reads_the_refusal() {
-    let server = Running::start(Limits::default());
-    let mut conn = server.plain().await;
-    conn.write_all(b"CONNECT quay.io:443 HTTP/1.1\r\nhost: quay.io:443\r\n\r\n")
-        .await
-        .unwrap();
-    within(conn.write_all(&vec![0; 8 << 20])).await.unwrap();
-    let (head, _) = response(&mut conn).await;
-    assert!(head.starts_with("http/1.1 501 "), "{head}");
     server.stop().await;
 }
 
@@ -495,20 +507,23 @@ async fn a_client_that_does_not_trust_us_is_told_about_the_file() {
     let (tcp, peer) = listener.accept().await.unwrap();
     let front = Front {
         tls: server.tls.clone(),
+        gateway: server.gateway.clone(),
         limits: Limits::default(),
         drain: Server::build().graceful_shutdown_signal(),
+        http: RefCell::default(),
     };
     let connection = Connection {
         peer,
         local: address,
         tls: false,
         server_name: None,
+        connect: None,
     };
     let socket = Socket::new(tcp, SOON);
     let other_root = stranger.tls.ca_pem();
     let (served, trusted) = within(async {
         tokio::join!(
-            front.tls_accept(socket, connection),
+            front.tls_accept(socket, &connection),
             connect(client, "localhost", &other_root),
         )
     })
@@ -536,9 +551,12 @@ fn a_server_needs_an_address() {
         certificate: None,
     });
     let app = || fn_service(|_: Request| async { Ok::<_, Infallible>(Response::ok()) });
+    let nobody: Resolver = Arc::new(|_| Box::pin(async { Err(io::ErrorKind::NotFound.into()) }));
+    let tunnels = Tunnels::new(TunnelOptions::default(), nobody);
     let refused = server(
         Vec::new(),
         Arc::new(tls.unwrap()),
+        Arc::new(gateway(tunnels, [].into(), 1)),
         1,
         Limits::default(),
         app,
