@@ -5,7 +5,7 @@ use std::{
     fs::{self, OpenOptions},
     io::{self, Write as _},
     net::{IpAddr, SocketAddr, TcpListener},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -134,6 +134,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     );
     let seeded = seed(&registry, &config.seeds)?;
     let ready = Ready::new(&addresses, &config, tls.ca_path(), generated)?;
+    let own_ready_file = config.state.join(READY_FILE);
     let gateway = proxy::Gateway {
         sources,
         access: access.clone(),
@@ -158,7 +159,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         gateway: Arc::new(gateway),
     };
     run(&runtime, &config, front, http, || {
-        ready.announce(config.ready_file.as_deref())?;
+        ready.announce(&own_ready_file, config.ready_file.as_deref())?;
         cache.count_in_background();
         let listeners: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
         log::info!(
@@ -177,8 +178,8 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         }
         Ok(())
     })?;
-    if let Some(file) = &config.ready_file {
-        // Whoever looks must not be sent to a server that is gone.
+    // Whoever looks must not be sent to a server that is gone.
+    for file in config.ready_file.iter().chain([&own_ready_file]) {
         let _ = fs::remove_file(file);
     }
     Ok(())
@@ -444,6 +445,9 @@ fn seed(registry: &Registry, seeds: &[Seed]) -> anyhow::Result<Vec<Seeded>> {
     Ok(seeded)
 }
 
+/// Where commands that are given no ready file look for one: in the state directory.
+pub const READY_FILE: &str = "ready.json";
+
 /// What scripts read once connections are accepted.
 #[derive(Serialize)]
 struct Ready {
@@ -455,6 +459,7 @@ struct Ready {
     data: PathBuf,
     pid: u32,
     listeners: Vec<SocketAddr>,
+    registries: Vec<RegistryHost>,
     /// The generated credential, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<String>,
@@ -485,12 +490,28 @@ impl Ready {
             data: config.data.clone(),
             pid: std::process::id(),
             listeners: reachable,
+            registries: config.registries.keys().cloned().collect(),
             user,
             password,
         })
     }
 
-    fn announce(&self, file: Option<&Path>) -> anyhow::Result<()> {
+    fn announce(&self, own: &Path, file: Option<&Path>) -> anyhow::Result<()> {
+        // Without an authority of ours nothing else has made that directory.
+        let directory = own.parent().unwrap_or(own);
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory);
+        if let Err(error) = made
+            .map_err(anyhow::Error::from)
+            .and_then(|()| self.write(own))
+        {
+            log::warn!(
+                "can't write {} ({error}): `standin configure` has to be told --ready-file or --url",
+                own.display()
+            );
+        }
         if let Some(file) = file {
             self.write(file).with_context(|| {
                 format!("can't write the ready file {}: give --ready-file a path in a directory that can be written to", file.display())

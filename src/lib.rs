@@ -24,6 +24,7 @@
 //!
 //! ```text
 //!      main  cli  config  app               the program: options, and everything put together
+//! L5   clients                              how docker, containerd, podman and others are pointed here
 //! L4   proxy    tls    http                 connections, certificates, the spec's endpoints
 //! L3   registry                             the rules: what a name means, who wins, what a push must bring
 //! L2   cache  upstream                      one download for all who ask; how other registries are asked
@@ -87,6 +88,7 @@
 //! | What becomes of a CONNECT, and where may tunnels lead? | `proxy/connect.rs`, `Front::judge`; then `proxy/policy.rs` |
 //! | When is the CA made, kept or replaced? | `tls/authority.rs` |
 //! | What does an option mean, and which place wins? | `config/mod.rs`; each text becomes a value in `config/value.rs` |
+//! | What does `configure` write for a client, and how is it taken back? | `clients/`, one file per client; `clients/journal.rs` |
 //! | In what order does everything start and stop? | `app.rs`, `serve` and `run` |
 //!
 //! [distribution-spec]: https://github.com/opencontainers/distribution-spec/blob/main/spec.md
@@ -94,6 +96,7 @@
 pub mod app;
 pub mod cache;
 pub mod cli;
+pub mod clients;
 pub mod config;
 pub mod http;
 pub mod metrics;

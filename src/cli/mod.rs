@@ -3,6 +3,7 @@
 //! Flags stay text here. What they mean, and what beats them, is `config`'s.
 
 mod ca;
+mod configure;
 mod serve;
 
 use std::io::{self, Write as _};
@@ -24,6 +25,8 @@ enum Command {
     Serve(Box<serve::Arguments>),
     /// Show the certificate authority that clients are to trust
     Ca(ca::Arguments),
+    /// Point docker, containerd, podman, BuildKit, kind, the system or a shell at a standin that runs
+    Configure(Box<configure::Arguments>),
 }
 
 impl Cli {
@@ -35,6 +38,7 @@ impl Cli {
         match self.command {
             Command::Serve(arguments) => arguments.run(),
             Command::Ca(arguments) => arguments.run(),
+            Command::Configure(arguments) => arguments.run(),
         }
     }
 }

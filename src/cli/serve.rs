@@ -246,7 +246,7 @@ impl Proxy {
 }
 
 /// The flags that say where things are kept.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub(super) struct Directories {
     /// Directory of the content{n}[default: standin in $XDG_DATA_HOME or ~/.local/share, else
     /// /var/tmp/standin-UID]{n}[env: STANDIN_DATA]

@@ -23,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use self::registries::WELL_KNOWN;
 pub use self::{
     freshness::TagTtl,
     limits::Limits,

@@ -214,7 +214,7 @@ fn connections(text: &str) -> Result<usize, String> {
 }
 
 /// Contacted unless `--no-default-registries` is given: where public images are, so that a job needs no configuration.
-pub(super) const WELL_KNOWN: [&str; 10] = [
+pub(crate) const WELL_KNOWN: [&str; 10] = [
     "docker.io",
     "gcr.io",
     "ghcr.io",

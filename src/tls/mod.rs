@@ -27,6 +27,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::types::RegistryHost;
 
 pub mod facts;
+pub mod probe;
 
 mod authority;
 mod error;

@@ -41,6 +41,7 @@ mod upstream_errors;
 
 // The program.
 mod cli;
+mod configure;
 mod disk;
 mod metrics;
 mod seed;
