@@ -1,12 +1,11 @@
 //! The composition root: a `Config` becomes a store, a registry, listeners and a certificate, and they run until a signal.
 
+mod addresses;
+mod ready;
+
 use std::{
-    collections::BTreeSet,
-    fs::{self, OpenOptions},
-    io::{self, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
-    path::{Path, PathBuf},
+    fs,
+    net::{SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
 };
@@ -14,7 +13,6 @@ use std::{
 use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, map_config};
 use actix_web::{App, HttpRequest, dev::AppConfig};
 use anyhow::Context as _;
-use serde::Serialize;
 use tokio::{
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
@@ -22,12 +20,12 @@ use tokio::{
 
 use crate::{
     cache::{self, Cache, Pace},
-    config::{Config, San, Seed},
+    config::{Config, Seed},
     http::{self, Http},
     metrics::Metrics,
     proxy,
     registry::{
-        OwnNames, Reached, Registry, Rules, Seeded, Sources,
+        Reached, Registry, Rules, Seeded, Sources,
         access::{Access, Generated, Key},
     },
     storage::Store,
@@ -35,6 +33,11 @@ use crate::{
     types::{RegistryHost, UpstreamProxy},
     upstream::{self, Keyring, Upstreams},
 };
+
+use addresses::{bind, local_addresses, own_names};
+use ready::Ready;
+
+pub use ready::READY_FILE;
 
 /// Serves until SIGTERM or SIGINT, then drains: requests in flight may finish within `--grace`. A second signal ends the
 /// process at once.
@@ -316,31 +319,6 @@ fn raise_open_files() {
     }
 }
 
-fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
-    let bind = |address: &SocketAddr| {
-        TcpListener::bind(address).map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse => anyhow::anyhow!(
-                "{address} is in use: stop what listens there, or give --listen another port (0 picks a free one)"
-            ),
-            io::ErrorKind::AddrNotAvailable => {
-                anyhow::anyhow!("{address} is no address of this machine: give --listen one that is")
-            }
-            io::ErrorKind::PermissionDenied => {
-                anyhow::anyhow!("{address} may not be listened on by this user: give --listen a port above 1023")
-            }
-            _ => anyhow::anyhow!("can't listen on {address}: {error}"),
-        })
-    };
-    addresses.iter().map(bind).collect()
-}
-
-fn local_addresses(listeners: &[TcpListener]) -> anyhow::Result<Vec<SocketAddr>> {
-    listeners
-        .iter()
-        .map(|listener| listener.local_addr().context("a listener has no address"))
-        .collect()
-}
-
 /// A proxy that is this server would send each tunnel round and round.
 fn check_upstream_proxy(proxy: &UpstreamProxy, sources: &Sources) -> anyhow::Result<()> {
     let (host, port) = (proxy.host(), proxy.port());
@@ -375,64 +353,6 @@ fn access(
     Ok((access, Some(generated)))
 }
 
-/// Every name and address that clients may know us by.
-fn own_names(config: &Config, listeners: &[SocketAddr]) -> OwnNames {
-    let mut own = OwnNames {
-        names: BTreeSet::from(["localhost".to_owned()]),
-        addresses: BTreeSet::new(),
-        ports: listeners.iter().map(SocketAddr::port).collect(),
-        external: None,
-    };
-    for listener in listeners {
-        match listener.ip() {
-            ip if !ip.is_unspecified() => {
-                own.addresses.insert(ip);
-            }
-            wildcard => own.addresses.extend(machine_addresses(wildcard)),
-        }
-    }
-    for san in &config.san {
-        match san {
-            San::Name(name) => {
-                own.names.insert(name.clone());
-            }
-            San::Address(address) => {
-                own.addresses.insert(*address);
-            }
-        }
-    }
-    if let Some(url) = &config.external_url {
-        let bare = url.host().trim_matches(['[', ']']);
-        match bare.parse() {
-            Ok(address) => {
-                own.addresses.insert(address);
-            }
-            Err(_) => {
-                own.names.insert(bare.to_owned());
-            }
-        }
-        own.external = format!("{}:{}", url.host(), url.port()).parse().ok();
-    }
-    own
-}
-
-/// What a wildcard stands for: `[::]` takes IPv4 as well.
-fn machine_addresses(wildcard: IpAddr) -> Vec<IpAddr> {
-    match if_addrs::get_if_addrs() {
-        Ok(interfaces) => interfaces
-            .iter()
-            .map(if_addrs::Interface::ip)
-            .filter(|ip| ip.is_ipv4() || wildcard.is_ipv6())
-            .collect(),
-        Err(error) => {
-            log::warn!(
-                "this machine's addresses can't be read ({error}): name those that clients use with --san"
-            );
-            Vec::new()
-        }
-    }
-}
-
 fn seed(registry: &Registry, seeds: &[Seed]) -> anyhow::Result<Vec<Seeded>> {
     let mut seeded = Vec::new();
     for seed in seeds {
@@ -443,151 +363,4 @@ fn seed(registry: &Registry, seeds: &[Seed]) -> anyhow::Result<Vec<Seeded>> {
         seeded.extend(registry.seed(&seed.dir, seed.tag.as_ref(), name)?);
     }
     Ok(seeded)
-}
-
-/// Where commands that are given no ready file look for one: in the state directory.
-pub const READY_FILE: &str = "ready.json";
-
-/// What scripts read once connections are accepted.
-#[derive(Serialize)]
-struct Ready {
-    address: SocketAddr,
-    http: String,
-    https: String,
-    proxy: String,
-    ca: PathBuf,
-    data: PathBuf,
-    pid: u32,
-    listeners: Vec<SocketAddr>,
-    registries: Vec<RegistryHost>,
-    /// The generated credential, where there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    password: Option<String>,
-}
-
-impl Ready {
-    fn new(
-        listeners: &[SocketAddr],
-        config: &Config,
-        ca: &Path,
-        generated: Option<Generated>,
-    ) -> anyhow::Result<Self> {
-        let reachable: Vec<SocketAddr> = listeners.iter().copied().map(reachable).collect();
-        let address = *reachable
-            .first()
-            .context("there is no address to listen on")?;
-        let (user, password) = generated
-            .map(|generated| (generated.user.to_string(), generated.password))
-            .unzip();
-        Ok(Self {
-            address,
-            http: format!("http://{address}"),
-            https: format!("https://{address}"),
-            proxy: format!("http://{address}"),
-            ca: ca.to_owned(),
-            data: config.data.clone(),
-            pid: std::process::id(),
-            listeners: reachable,
-            registries: config.registries.keys().cloned().collect(),
-            user,
-            password,
-        })
-    }
-
-    fn announce(&self, own: &Path, file: Option<&Path>) -> anyhow::Result<()> {
-        // Without an authority of ours nothing else has made that directory.
-        let directory = own.parent().unwrap_or(own);
-        let made = fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory);
-        if let Err(error) = made
-            .map_err(anyhow::Error::from)
-            .and_then(|()| self.write(own))
-        {
-            log::warn!(
-                "can't write {} ({error}): `standin configure` has to be told --ready-file or --url",
-                own.display()
-            );
-        }
-        if let Some(file) = file {
-            self.write(file).with_context(|| {
-                format!("can't write the ready file {}: give --ready-file a path in a directory that can be written to", file.display())
-            })?;
-        }
-        if let (Some(user), Some(password)) = (&self.user, &self.password) {
-            // No log line: it is told once, whatever is logged.
-            let _ = writeln!(
-                io::stderr(),
-                "standin: to push from another machine, log in as {user} with the password {password} (until the next \
-                 start; --user gives lasting ones)"
-            );
-        }
-        // Whoever closed standard output does not read it.
-        let _ = writeln!(
-            io::stdout(),
-            "standin ready {} {} ca={}",
-            self.http,
-            self.https,
-            self.ca.display()
-        );
-        let _ = io::stdout().flush();
-        Ok(())
-    }
-
-    /// Whole or not at all: whoever waits for the file reads it the moment it is there.
-    fn write(&self, file: &Path) -> anyhow::Result<()> {
-        let name = file
-            .file_name()
-            .context("it has no file name")?
-            .to_string_lossy();
-        let staged = file.with_file_name(format!(".{name}.{}", self.pid));
-        let written = serde_json::to_vec(self)
-            .map_err(io::Error::from)
-            .and_then(|mut json| {
-                json.push(b'\n');
-                // What is there was left by a process that was killed.
-                let _ = fs::remove_file(&staged);
-                let mut open = OpenOptions::new();
-                open.write(true).create_new(true);
-                if self.password.is_some() {
-                    open.mode(0o600);
-                }
-                open.open(&staged)?.write_all(&json)?;
-                fs::rename(&staged, file)
-            });
-        if written.is_err() {
-            let _ = fs::remove_file(&staged);
-        }
-        Ok(written?)
-    }
-
-    /// The shortest name by which a client of ours pulls the image.
-    fn pull_name(&self, image: &Seeded, default: &RegistryHost) -> String {
-        let name = if image.name.source() == default {
-            let repository = image.name.repository().as_str();
-            match repository.strip_prefix("library/") {
-                Some(official) if default.is_docker_hub() => official.to_owned(),
-                _ => repository.to_owned(),
-            }
-        } else {
-            image.name.to_string()
-        };
-        format!("{}/{name}:{}", self.address, image.tag)
-    }
-}
-
-/// A wildcard can be listened on and not connected to.
-fn reachable(listener: SocketAddr) -> SocketAddr {
-    match listener.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => {
-            SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), listener.port())
-        }
-        IpAddr::V6(ip) if ip.is_unspecified() => {
-            SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), listener.port())
-        }
-        _ => listener,
-    }
 }
