@@ -70,6 +70,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         upstream::Settings {
             manifest_limit: config.limits.registry.manifest,
             keyring,
+            proxy: config.tunnels.upstream.clone(),
             pace: upstream::Pace::default(),
             metrics: Arc::clone(&metrics),
         },

@@ -6,7 +6,7 @@ use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -175,6 +175,22 @@ impl Connection {
     /// Pulls a blob and forgets it; its length.
     pub(crate) fn pull(&mut self, repository: &str, digest: &str) -> anyhow::Result<u64> {
         self.pull_into(repository, digest, |_| {})
+    }
+
+    /// How long it takes until a blob's first byte is there; then pulls the rest.
+    pub(crate) fn first_byte(
+        &mut self,
+        repository: &str,
+        digest: &str,
+    ) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        let mut first = None;
+        self.pull_into(repository, digest, |bytes| {
+            if !bytes.is_empty() {
+                first.get_or_insert_with(|| began.elapsed());
+            }
+        })?;
+        first.context("a blob without a byte")
     }
 
     /// Pulls a blob, which must have the digest it is asked for by.

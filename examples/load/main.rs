@@ -4,6 +4,7 @@
 //! within each round, and the median of the rounds is what counts. Nothing here is part of the shipped program.
 
 mod client;
+mod cold;
 mod limit;
 mod report;
 mod scale;
@@ -100,6 +101,7 @@ fn main() -> anyhow::Result<()> {
         let row = format!("memory, peak, {}", pair.wire);
         report.add(&row, Unit::Mebibytes, [standin.peak, peer.peak]);
     }
+    cold::measure(&programs, &arguments.dir, &plan, &content, &mut report)?;
     scale::measure(&programs[0], &arguments.dir, &plan, &mut report)?;
     print!("{report}");
     if let Some(file) = &arguments.json {

@@ -59,8 +59,23 @@ impl Program {
         Ok(format!("{name} {version}"))
     }
 
-    /// Starts it in `directory`, which must not exist, and waits for its first 200.
+    /// Starts it in `directory`, which must not exist, and waits for its first 200. It has no upstream.
     pub(crate) fn start(&self, directory: &Path, tls: bool) -> anyhow::Result<Server> {
+        self.start_with(directory, tls, &["--offline"])
+    }
+
+    /// Starts it, over plain HTTP, as a mirror of what is at `upstream`; docker-registry would need more to be one.
+    pub(crate) fn start_before(
+        &self,
+        upstream: SocketAddr,
+        directory: &Path,
+    ) -> anyhow::Result<Server> {
+        let registry = format!("docker.io=http://{upstream}");
+        let options = ["--no-default-registries", "--registry", &registry];
+        self.start_with(directory, false, &options)
+    }
+
+    fn start_with(&self, directory: &Path, tls: bool, options: &[&str]) -> anyhow::Result<Server> {
         fs::create_dir(directory)?;
         let address = free_address()?;
         let mut command;
@@ -71,7 +86,7 @@ impl Program {
                 command
                     .arg("serve")
                     .args(["--listen", &address.to_string()])
-                    .arg("--offline")
+                    .args(options)
                     .arg("--data")
                     .arg(directory.join("data"))
                     .arg("--state")
@@ -143,6 +158,10 @@ impl Program {
 }
 
 impl Server {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(crate) fn connect(&self) -> anyhow::Result<Connection> {
         Connection::open(self.address, self.tls.as_ref())
             .with_context(|| format!("can't connect to {}", self.address))

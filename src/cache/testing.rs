@@ -246,6 +246,7 @@ pub(crate) fn cache_on(
         upstream::Settings {
             manifest_limit: MANIFEST_LIMIT,
             keyring: Keyring::empty(),
+            proxy: None,
             pace: upstream::Pace {
                 retries: 0,
                 blob_retries: 0,

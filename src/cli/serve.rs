@@ -229,7 +229,7 @@ struct Proxy {
     /// How long a tunnel stays that nothing moves through{n}[default: 10m] [env: STANDIN_TUNNEL_IDLE]
     #[arg(long, value_name = "DURATION", help_heading = "Proxy")]
     tunnel_idle: Option<String>,
-    /// Proxy that tunnels go through, http:// or https://; "env" takes HTTPS_PROXY and NO_PROXY of this
+    /// Proxy that tunnels and pulls go through, http:// or https://; "env" takes HTTPS_PROXY and NO_PROXY of this
     /// process{n}[env: STANDIN_UPSTREAM_PROXY]
     #[arg(long, value_name = "URL|env", help_heading = "Proxy")]
     upstream_proxy: Option<String>,

@@ -5,16 +5,18 @@ use std::{
     time::Duration,
 };
 
-use reqwest::{Client, ClientBuilder, redirect};
+use reqwest::{Client, ClientBuilder, Proxy, Url, redirect};
 
 use super::{Cause, guard::Guarded, options::Trust};
-use crate::types::Zone;
+use crate::types::{UpstreamProxy, Zone};
 
 /// Clients that trust the same certificates. Each is made at its first use: reading the system's certificates takes
 /// longer than all the rest of a start.
 pub(super) struct Dialer {
     trust: Trust,
     connect: Duration,
+    /// How the world is reached, if not by itself.
+    proxy: Option<UpstreamProxy>,
     direct: OnceLock<Made>,
     public: OnceLock<Made>,
     private: OnceLock<Made>,
@@ -23,10 +25,11 @@ pub(super) struct Dialer {
 
 impl Dialer {
     /// Connections, with the look-up of the name and TLS, take at most `connect`.
-    pub(super) fn new(trust: Trust, connect: Duration) -> Self {
+    pub(super) fn new(trust: Trust, connect: Duration, proxy: Option<UpstreamProxy>) -> Self {
         Self {
             trust,
             connect,
+            proxy,
             direct: OnceLock::new(),
             public: OnceLock::new(),
             private: OnceLock::new(),
@@ -57,6 +60,11 @@ impl Dialer {
         made.as_ref().map_err(Clone::clone)
     }
 
+    /// Whether this is reached through the proxy, which then resolves the name and has the connection.
+    pub(super) fn is_proxied(&self, url: &Url) -> bool {
+        self.proxy.as_ref().is_some_and(|proxy| covers(proxy, url))
+    }
+
     fn client(&self, with: impl Fn(ClientBuilder) -> ClientBuilder) -> Made {
         let builder = || {
             with(Client::builder())
@@ -67,6 +75,10 @@ impl Dialer {
                 // HTTPS_PROXY in a job's environment may well be ourselves.
                 .no_proxy()
                 .tls_danger_accept_invalid_certs(self.trust.is_insecure())
+        };
+        let builder = || match self.proxy.clone() {
+            Some(proxy) => builder().proxy(through(proxy)),
+            None => builder(),
         };
         let authorities = self.trust.authorities();
         let made = builder().tls_certs_merge(authorities.clone()).build();
@@ -79,6 +91,22 @@ impl Dialer {
         })
         .map_err(|error| Cause::Protocol(format!("no connection can be prepared: {error}")))
     }
+}
+
+fn through(proxy: UpstreamProxy) -> Proxy {
+    let address = proxy.to_string();
+    let login = proxy.credentials();
+    let login = login.map(|(user, password)| (user.to_owned(), password.to_owned()));
+    let by = Proxy::custom(move |url| covers(&proxy, url).then(|| address.clone()));
+    match login {
+        Some((user, password)) => by.basic_auth(&user, &password),
+        None => by,
+    }
+}
+
+fn covers(proxy: &UpstreamProxy, url: &Url) -> bool {
+    let (host, port) = (url.host_str(), url.port_or_known_default());
+    !proxy.excepts(host.unwrap_or_default(), port.unwrap_or_default())
 }
 
 type Made = Result<Client, Cause>;

@@ -267,8 +267,12 @@ impl Endpoint {
                     url.origin().ascii_serialization()
                 )
             });
+            let proxied = self.dialer.is_proxied(&url);
             if !own {
                 guard::check(&url, origin, reach)?;
+                if proxied {
+                    guard::check_beyond_proxy(&url, reach).await?;
+                }
             }
             let client = match own {
                 true => self.dialer.direct()?,
@@ -309,7 +313,9 @@ impl Endpoint {
             let status = response.status();
             log::debug!("upstream {shown}: {status}");
             if own {
-                reach = guard::reach(response.remote_addr());
+                // Of a proxy's own address nothing follows.
+                let met = response.remote_addr().filter(|_| !proxied);
+                reach = guard::reach(met);
                 let Counted { metrics, label } = &self.counted;
                 if let Some(quota) = self.gauge.read(&self.registry, response.headers()) {
                     metrics.pull_limit(label, quota.limit, quota.remaining);

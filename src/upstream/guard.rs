@@ -54,6 +54,21 @@ pub(super) fn check(target: &Url, registry: &Url, reach: Zone) -> Result<(), Cau
     }
 }
 
+/// What [`Guarded`] checks, for a target that a proxy connects to: what its name resolves to here, if it does.
+pub(super) async fn check_beyond_proxy(target: &Url, reach: Zone) -> Result<(), Cause> {
+    let name = target.host_str().unwrap_or_default();
+    let Ok(all) = lookup_host((name, 0)).await else {
+        // Where there is a proxy, there often is no other way to resolve a name of the world.
+        return Ok(());
+    };
+    let all: Vec<SocketAddr> = all.collect();
+    let refused = all.iter().find(|address| !allowed(address.ip(), reach));
+    refused.map_or(Ok(()), |address| {
+        let refused = Refused::new(name, address.ip(), reach);
+        Err(Cause::Protocol(format!("it leads to {refused}")))
+    })
+}
+
 /// Resolves names to the addresses that a registry of this reach may lead to.
 pub(super) struct Guarded(pub(super) Zone);
 

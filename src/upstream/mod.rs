@@ -47,7 +47,10 @@ use self::{
 };
 use crate::{
     metrics::Metrics,
-    types::{Digest, MediaType, Reference, RegistryHost, RepositoryName, UpstreamUrl, manifest},
+    types::{
+        Digest, MediaType, Reference, RegistryHost, RepositoryName, UpstreamProxy, UpstreamUrl,
+        manifest,
+    },
 };
 
 pub use self::{
@@ -122,6 +125,8 @@ pub struct Settings {
     pub manifest_limit: usize,
     /// Where log-ins are that the configuration does not give.
     pub keyring: Keyring,
+    /// The proxy that registries are reached through, if there is one.
+    pub proxy: Option<UpstreamProxy>,
     pub pace: Pace,
     pub metrics: Arc<Metrics>,
 }
@@ -186,14 +191,16 @@ impl Upstreams {
         let Settings {
             manifest_limit,
             keyring,
+            proxy,
             pace,
             metrics,
         } = settings;
-        let usual = Arc::new(Dialer::new(Trust::default(), pace.connect));
+        let dialer = |trust| Arc::new(Dialer::new(trust, pace.connect, proxy.clone()));
+        let usual = dialer(Trust::default());
         let upstream = |(host, options): (RegistryHost, Options)| {
             let dialer = match options.trust.is_usual() {
                 true => Arc::clone(&usual),
-                false => Arc::new(Dialer::new(options.trust.clone(), pace.connect)),
+                false => dialer(options.trust.clone()),
             };
             let found = |hosts: Vec<RegistryHost>| Credentials::looked_up(keyring.clone(), hosts);
             let login = match &options.login {

@@ -160,6 +160,7 @@ pub(super) fn settings(pace: Pace) -> Settings {
     Settings {
         manifest_limit: MANIFEST_LIMIT,
         keyring: Keyring::empty(),
+        proxy: None,
         pace,
         metrics: Arc::default(),
     }

@@ -243,6 +243,35 @@ async fn tunnels_go_through_an_upstream_proxy_over_tls_as_well() {
 }
 
 #[tokio::test]
+async fn registries_are_reached_by_the_upstream_proxy() {
+    let (upstream, builder) = quay().await;
+    let image = Image::small(1);
+    upstream.add_image("acme/tool", "v1", &image);
+    // The one further out, which answers for quay.io where it is asked to connect there.
+    let outer = builder.start().await;
+    let proxy = format!("http://{}", outer.address());
+    let inner = |settings: &[&str], variables: &[(&str, &str)]| {
+        let mut inner = TestRegistry::builder()
+            .args(["--registry", "quay.io"])
+            .args(settings.iter().copied())
+            .env("SSL_CERT_FILE", outer.ca().to_str().unwrap());
+        for (name, value) in variables {
+            inner = inner.env(name, value);
+        }
+        inner
+    };
+    let by_env = [("HTTPS_PROXY", proxy.as_str()), ("NO_PROXY", "docker.io")];
+    for (settings, variables) in [
+        (&["--upstream-proxy", &proxy][..], &[][..]),
+        (&["--upstream-proxy", "env"], &by_env),
+    ] {
+        let registry = inner(settings, variables).start().await;
+        let client = registry.client();
+        client.pull_image("quay.io/acme/tool", "v1", &image).await;
+    }
+}
+
+#[tokio::test]
 async fn our_own_address_as_upstream_proxy_is_refused_at_the_start() {
     let free = TcpListener::bind("127.0.0.1:0")
         .unwrap()

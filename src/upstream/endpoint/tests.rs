@@ -29,7 +29,7 @@ async fn the_log_in_never_leaves_for_another_host() {
         (&options.url, &[]),
         &options,
         Credentials::default(),
-        &Arc::new(Dialer::new(options.trust.clone(), QUICK.connect)),
+        &Arc::new(Dialer::new(options.trust.clone(), QUICK.connect, None)),
         Counted {
             metrics: Arc::default(),
             label: "quay.io".to_owned(),
