@@ -110,7 +110,7 @@ async fn a_log_in_during_the_job_counts_and_none_reads_none() {
         let refused = registry.client().get(&path).answer().await;
         let message = refused.refused(404, "MANIFEST_UNKNOWN").message();
         assert!(
-            message.contains(PRIVATE) && message.contains("needs a log-in"),
+            message.contains(PRIVATE) && message.contains("docker login"),
             "{message}"
         );
         std::fs::write(&file, auths("up:stream")).unwrap();
