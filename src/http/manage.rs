@@ -35,10 +35,10 @@ impl Exchange<'_> {
 
     /// The blob that `mount` names, if it can be mounted; whatever stands in the way, the client may upload it instead.
     pub(super) async fn mount_blob(&self, named: &Named) -> Result<Option<FinishedUpload>, Error> {
-        let Some(digest) = named.parameter("mount") else {
+        // What is no digest can't be mounted, and that is never an error.
+        let Some(Ok(digest)) = named.parameter("mount").map(parse_digest) else {
             return Ok(None);
         };
-        let digest = parse_digest(digest)?;
         let registry = &self.http.registry;
         let ns = named.parameters.all("ns");
         let from = match named.parameter("from").filter(|from| !from.is_empty()) {

@@ -282,7 +282,7 @@ async fn a_mount_from_a_repository_that_has_it_and_from_one_that_has_not() {
     }
     assert_eq!(registry.store().blobs(), before, "content is there once");
     let bad = client.post("/v2/acme/app/blobs/uploads/?mount=sha256:abc&from=acme/app");
-    bad.answer().await.refused(400, "DIGEST_INVALID");
+    bad.answer().await.expect(202);
 }
 
 #[tokio::test]
