@@ -145,6 +145,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         tunnels: proxy::Tunnels::new(
             config.tunnels.clone(),
             proxy::system_resolver(runtime.handle().clone()),
+            Arc::clone(&metrics),
         ),
     };
     let certificate = Arc::clone(&tls);

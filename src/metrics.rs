@@ -45,6 +45,55 @@ pub struct Metrics {
     cache_limit: Gauge,
     evicted_manifests: Counter,
     evicted: Counter,
+    tunnels: Tunnels,
+}
+
+/// What the proxy has carried past us.
+#[derive(Default)]
+pub struct Tunnels {
+    open: Gauge,
+    opened: Counter,
+    sent: Counter,
+    received: Counter,
+}
+
+impl Tunnels {
+    /// One is open for as long as what is returned lives.
+    pub fn begin(&self) -> UnderWay {
+        self.opened.inc();
+        self.open.inc();
+        UnderWay(self.open.clone())
+    }
+
+    /// Open now.
+    pub fn open(&self) -> u64 {
+        u64::try_from(self.open.get()).unwrap_or_default()
+    }
+
+    /// Opened since the start.
+    pub fn opened(&self) -> u64 {
+        self.opened.get()
+    }
+
+    /// Bytes went from a client to a remote host.
+    pub fn add_sent(&self, bytes: u64) {
+        self.sent.inc_by(bytes);
+    }
+
+    /// Bytes came from a remote host to a client.
+    pub fn add_received(&self, bytes: u64) {
+        self.received.inc_by(bytes);
+    }
+
+    /// Bytes from clients to remote hosts.
+    pub fn sent(&self) -> u64 {
+        self.sent.get()
+    }
+
+    /// Bytes from remote hosts to clients.
+    pub fn received(&self) -> u64 {
+        self.received.get()
+    }
 }
 
 /// What was answered with content.
@@ -154,6 +203,7 @@ impl Metrics {
             cache_limit: Gauge::default(),
             evicted_manifests: Counter::default(),
             evicted: Counter::default(),
+            tunnels: Tunnels::default(),
         };
         page.register(
             "requests",
@@ -249,6 +299,28 @@ impl Metrics {
             Unit::Bytes,
             metrics.evicted.clone(),
         );
+        page.register(
+            "tunnels",
+            "Tunnels of the proxy that are open",
+            metrics.tunnels.open.clone(),
+        );
+        page.register(
+            "tunnels_opened",
+            "Tunnels of the proxy since the start",
+            metrics.tunnels.opened.clone(),
+        );
+        page.register_with_unit(
+            "tunnels_sent",
+            "Bytes of clients that went through tunnels",
+            Unit::Bytes,
+            metrics.tunnels.sent.clone(),
+        );
+        page.register_with_unit(
+            "tunnels_received",
+            "Bytes that came to clients through tunnels",
+            Unit::Bytes,
+            metrics.tunnels.received.clone(),
+        );
         Self { page, ..metrics }
     }
 
@@ -302,6 +374,11 @@ impl Metrics {
     pub fn fill(&self) -> UnderWay {
         self.fills.inc();
         UnderWay(self.fills.clone())
+    }
+
+    /// What the proxy has carried past us.
+    pub fn tunnels(&self) -> &Tunnels {
+        &self.tunnels
     }
 
     /// `registry` was asked; the head of its answer, or none, came after `took`.
@@ -463,6 +540,9 @@ mod tests {
         metrics.upstream_withheld("quay.io", true);
         metrics.pull_limit("docker.io", Some(100), 42);
         metrics.cache(5, 10, 2, 2048);
+        let tunnel = metrics.tunnels().begin();
+        metrics.tunnels().add_sent(3);
+        metrics.tunnels().add_received(4);
         let under_way = metrics.fill();
         let page = metrics.page().unwrap();
         for line in [
@@ -484,13 +564,19 @@ mod tests {
             "standin_cache_limit_bytes 10",
             "standin_cache_evicted_manifests_total 2",
             "standin_cache_evicted_bytes_total 2048",
+            "standin_tunnels 1",
+            "standin_tunnels_opened_total 1",
+            "standin_tunnels_sent_bytes_total 3",
+            "standin_tunnels_received_bytes_total 4",
         ] {
             assert!(
                 page.lines().any(|found| found == line),
                 "{line} is not on\n{page}"
             );
         }
-        drop(under_way);
-        assert!(metrics.page().unwrap().contains("\nstandin_fills 0\n"));
+        drop((under_way, tunnel));
+        let page = metrics.page().unwrap();
+        assert!(page.contains("\nstandin_fills 0\n"), "{page}");
+        assert!(page.contains("\nstandin_tunnels 0\n"), "{page}");
     }
 }

@@ -45,7 +45,7 @@ use conn::{Conn, Io, Socket};
 
 pub use conn::Connection;
 pub use policy::{TunnelHosts, TunnelPattern};
-pub use tunnel::{Resolver, Traffic, TunnelOptions, Tunnels, system_resolver};
+pub use tunnel::{Resolver, TunnelOptions, Tunnels, system_resolver};
 
 /// How long a client may take. The defaults are for clients on the same network; a body has no limit here.
 #[derive(Clone, Copy, Debug)]

@@ -10,10 +10,7 @@ use std::{
     cell::Cell,
     io,
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -37,6 +34,7 @@ use super::{
     via::{self, Remote},
 };
 use crate::{
+    metrics::{Metrics, UnderWay},
     registry::Sources,
     types::{UpstreamProxy, Zone},
 };
@@ -88,53 +86,23 @@ pub struct Tunnels {
     slots: Arc<Semaphore>,
     /// For a proxy that is spoken to over TLS.
     secure: OnceLock<TlsConnector>,
-    traffic: Arc<Traffic>,
-}
-
-/// What tunnels have carried.
-#[derive(Debug, Default)]
-pub struct Traffic {
-    opened: AtomicU64,
-    closed: AtomicU64,
-    sent: AtomicU64,
-    received: AtomicU64,
-}
-
-impl Traffic {
-    /// Tunnels opened since the start.
-    pub fn opened(&self) -> u64 {
-        self.opened.load(Relaxed)
-    }
-
-    /// Tunnels open now.
-    pub fn open(&self) -> u64 {
-        self.opened().saturating_sub(self.closed.load(Relaxed))
-    }
-
-    /// Bytes from clients to remote hosts.
-    pub fn sent(&self) -> u64 {
-        self.sent.load(Relaxed)
-    }
-
-    /// Bytes from remote hosts to clients.
-    pub fn received(&self) -> u64 {
-        self.received.load(Relaxed)
-    }
+    metrics: Arc<Metrics>,
 }
 
 impl Tunnels {
-    pub fn new(options: TunnelOptions, resolver: Resolver) -> Self {
+    pub fn new(options: TunnelOptions, resolver: Resolver, metrics: Arc<Metrics>) -> Self {
         Self {
             slots: Arc::new(Semaphore::new(options.most)),
             options,
             resolver,
             secure: OnceLock::new(),
-            traffic: Arc::default(),
+            metrics,
         }
     }
 
-    pub fn traffic(&self) -> &Traffic {
-        &self.traffic
+    #[cfg(test)]
+    pub(super) fn traffic(&self) -> &crate::metrics::Tunnels {
+        self.metrics.tunnels()
     }
 
     /// Connects to `target`, for a client that came to a listener which is `on_loopback` or not.
@@ -164,7 +132,7 @@ impl Tunnels {
         match timeout(OPENING, self.dial(target, policy, sources)).await {
             Ok(dialled) => dialled.map(|remote| Tunnel {
                 remote,
-                _open: Open::begin(&self.traffic),
+                _open: self.metrics.tunnels().begin(),
                 _slot: slot,
             }),
             Err(_) => Err(Refusal::timed_out(target, OPENING)),
@@ -300,7 +268,7 @@ impl Tunnels {
             let count = |bytes| {
                 moved.set(Instant::now());
                 sent.set(sent.get() + bytes);
-                self.traffic.sent.fetch_add(bytes, Relaxed);
+                self.metrics.tunnels().add_sent(bytes);
             };
             pump(&mut from_client, &mut to_remote, count).await
         };
@@ -308,7 +276,7 @@ impl Tunnels {
             let count = |bytes| {
                 moved.set(Instant::now());
                 received.set(received.get() + bytes);
-                self.traffic.received.fetch_add(bytes, Relaxed);
+                self.metrics.tunnels().add_received(bytes);
             };
             to_client.write_all(&unread).await?;
             count(unread.len() as u64);
@@ -332,7 +300,7 @@ impl Tunnels {
 /// A connection to a remote host, which counts as a tunnel for as long as it lives.
 pub(super) struct Tunnel {
     remote: Remote,
-    _open: Open,
+    _open: UnderWay,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -341,22 +309,6 @@ pub(super) struct Carried {
     pub(super) sent: u64,
     pub(super) received: u64,
     pub(super) end: String,
-}
-
-/// Counts a tunnel as open until it is dropped.
-struct Open(Arc<Traffic>);
-
-impl Open {
-    fn begin(traffic: &Arc<Traffic>) -> Self {
-        traffic.opened.fetch_add(1, Relaxed);
-        Self(Arc::clone(traffic))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.closed.fetch_add(1, Relaxed);
-    }
 }
 
 async fn dial_one_of(addresses: &[SocketAddr]) -> io::Result<TcpStream> {

@@ -347,7 +347,7 @@ async fn elsewhere_the_proxy_is_for_users_and_before_anything_is_resolved() {
         gateway: Arc::new(Gateway {
             sources: server.gateway.sources.clone(),
             access,
-            tunnels: Tunnels::new(everywhere, resolver),
+            tunnels: Tunnels::new(everywhere, resolver, Arc::default()),
         }),
         limits: Limits::default(),
         drain: Server::build().graceful_shutdown_signal(),

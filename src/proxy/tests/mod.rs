@@ -79,7 +79,7 @@ impl Running {
         Self::with(
             address,
             limits,
-            Tunnels::new(TunnelOptions::default(), nobody),
+            Tunnels::new(TunnelOptions::default(), nobody, Arc::default()),
         )
     }
 
@@ -552,7 +552,7 @@ fn a_server_needs_an_address() {
     });
     let app = || fn_service(|_: Request| async { Ok::<_, Infallible>(Response::ok()) });
     let nobody: Resolver = Arc::new(|_| Box::pin(async { Err(io::ErrorKind::NotFound.into()) }));
-    let tunnels = Tunnels::new(TunnelOptions::default(), nobody);
+    let tunnels = Tunnels::new(TunnelOptions::default(), nobody, Arc::default());
     let refused = server(
         Vec::new(),
         Arc::new(tls.unwrap()),

@@ -59,7 +59,7 @@ fn options(listed: &[&str]) -> TunnelOptions {
 }
 
 fn start(options: TunnelOptions, names: &Arc<Names>) -> Running {
-    let tunnels = Tunnels::new(options, names.resolver());
+    let tunnels = Tunnels::new(options, names.resolver(), Arc::default());
     Running::with("127.0.0.1:0", Limits::default(), tunnels)
 }
 
@@ -226,7 +226,7 @@ async fn no_tunnel_leads_back_whatever_is_listed() {
         &format!("127.0.0.0/8:{port}"),
         &format!("alias.example:{port}"),
     ]);
-    let tunnels = Tunnels::new(listed, names.resolver());
+    let tunnels = Tunnels::new(listed, names.resolver(), Arc::default());
     for host in ["alias.example", "127.0.0.2"] {
         let target = format!("{host}:{port}").parse().unwrap();
         let opened = tunnels.open(&target, true, &server.gateway.sources).await;
@@ -281,7 +281,11 @@ async fn a_tunnel_that_nothing_moves_through_ends() {
 async fn a_drain_does_not_wait_for_idle_tunnels() {
     let (listener, port) = remote().await;
     let target = format!("127.0.0.1:{port}");
-    let tunnels = Tunnels::new(options(&[&target]), Names::new(&[]).resolver());
+    let tunnels = Tunnels::new(
+        options(&[&target]),
+        Names::new(&[]).resolver(),
+        Arc::default(),
+    );
     let patient = Limits {
         grace: Duration::from_secs(3600),
         ..Limits::default()
