@@ -47,6 +47,10 @@ pub(super) fn own_names(config: &Config, listeners: &[SocketAddr]) -> OwnNames {
         external: None,
     };
     for listener in listeners {
+        if !listener.ip().is_loopback() {
+            // What docker calls this machine in its containers.
+            own.names.insert("host.docker.internal".to_owned());
+        }
         match listener.ip() {
             ip if !ip.is_unspecified() => {
                 own.addresses.insert(ip);

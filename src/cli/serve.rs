@@ -11,7 +11,8 @@ use crate::{
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP, after_long_help = AFTER_HELP)]
 pub(super) struct Arguments {
-    /// Address to serve on, plain HTTP and TLS alike; port 0 picks a free one; may be repeated{n}[default: 127.0.0.1:5000] [env: STANDIN_LISTEN]
+    /// Address to serve on, plain HTTP and TLS alike; port 0 picks a free one, "bridge:PORT" is the
+    /// gateway of docker's bridge; may be repeated{n}[default: 127.0.0.1:5000] [env: STANDIN_LISTEN]
     #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Listening")]
     listen: Vec<String>,
     /// Where clients reach this registry if that is not where it listens{n}[env: STANDIN_EXTERNAL_URL]

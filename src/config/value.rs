@@ -205,6 +205,23 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
         return Ok(address);
     }
     let quoted = shown(text);
+    if text == "bridge" {
+        return Err(format!("{quoted} has no port: write bridge:5000"));
+    }
+    if let Some(port) = text.strip_prefix("bridge:").and_then(parse_port) {
+        let interfaces = if_addrs::get_if_addrs().map_err(|error| {
+            format!("{quoted}: this machine's addresses can't be read: {error}")
+        })?;
+        let interfaces = interfaces.iter().map(|own| (own.name.as_str(), own.ip()));
+        return bridge(interfaces)
+            .map(|gateway| SocketAddr::new(gateway, port))
+            .ok_or_else(|| {
+                format!(
+                    "{quoted}: there is no bridge docker0 with an address: start docker first, or write the gateway that \
+                     `docker network inspect bridge` names"
+                )
+            });
+    }
     if text.contains("://") {
         return Err(format!(
             "{quoted} is a URL: write ADDRESS:PORT, such as 127.0.0.1:5000"
@@ -252,6 +269,12 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
         .or(addresses.first())
         .copied()
         .ok_or_else(|| format!("{quoted}: {host} has no address"))
+}
+
+/// The gateway of docker's bridge, by which its containers reach this machine.
+fn bridge<'a>(interfaces: impl Iterator<Item = (&'a str, IpAddr)>) -> Option<IpAddr> {
+    let mut of_bridge = interfaces.filter(|(name, _)| *name == "docker0");
+    of_bridge.find_map(|(_, address)| address.is_ipv4().then_some(address))
 }
 
 /// `HOST[=URL]`; `HOST` alone is where a registry of that name usually is.
@@ -353,6 +376,21 @@ mod tests {
             let message = listen_address(bad).unwrap_err();
             assert!(message.contains(fragment), "{bad:?}: {message}");
         }
+    }
+
+    #[test]
+    fn the_bridge_is_where_docker_has_it() {
+        let addresses = [
+            ("lo", "127.0.0.1"),
+            ("eth0", "10.0.0.7"),
+            ("docker0", "fe80::1"),
+            ("docker0", "172.17.0.1"),
+            ("br-4711", "172.18.0.1"),
+        ]
+        .map(|(name, address)| (name, address.parse().unwrap()));
+        let found = bridge(addresses.into_iter());
+        assert_eq!(found, Some("172.17.0.1".parse().unwrap()));
+        assert_eq!(bridge(addresses[..2].iter().copied()), None);
     }
 
     #[test]
