@@ -26,7 +26,8 @@ pub struct Pace {
     pub tries: u32,
     /// Before the first of them; before each further one twice as long. Half as much more or less, by chance.
     pub pause: Duration,
-    /// Since it broke off: no further try begins later, and none waits for its headers.
+    /// Without a byte, the silence included that made a body count as cut: no further try begins later, and none is
+    /// waited for.
     pub budget: Duration,
 }
 
@@ -145,7 +146,18 @@ impl Download {
 
     async fn next(&mut self) -> Option<Result<Bytes, UpstreamError>> {
         loop {
-            let next = self.body.next().await;
+            let waits = Instant::now();
+            let next = match self.drought {
+                None => self.body.next().await,
+                Some(drought) => match timeout_at(drought.end, self.body.next()).await {
+                    Ok(next) => next,
+                    Err(_) => {
+                        let seconds = self.cache.0.pace.budget.as_secs_f64().round();
+                        let why = format!("nothing of the rest came within {seconds} seconds");
+                        Some(Err(self.failure(Cause::Cut(why))))
+                    }
+                },
+            };
             let whole = self.size == Some(self.offset);
             let (error, resumable) = match next {
                 // An upstream that ignores the range is read past what is known.
@@ -171,14 +183,19 @@ impl Download {
                     (self.failure(Cause::Protocol(why)), true)
                 }
             };
-            if let Err(error) = self.go_on(error, resumable).await {
+            if let Err(error) = self.go_on(error, resumable, waits).await {
                 return Some(Err(error));
             }
         }
     }
 
-    /// Gets a body that begins where the last one ended, or tells why there is none.
-    async fn go_on(&mut self, broken: UpstreamError, resumable: bool) -> Result<(), UpstreamError> {
+    /// Gets a body that begins where the last one ended, or tells why there is none. `waits`: since when for a byte.
+    async fn go_on(
+        &mut self,
+        broken: UpstreamError,
+        resumable: bool,
+        waits: Instant,
+    ) -> Result<(), UpstreamError> {
         let pace = self.cache.0.pace;
         // It may hold the only connection that the upstream is asked by.
         self.body = stream::empty().boxed();
@@ -186,7 +203,7 @@ impl Download {
         loop {
             let drought = self.drought.get_or_insert_with(|| Drought {
                 tries: 0,
-                end: Instant::now() + pace.budget,
+                end: waits + pace.budget,
             });
             if !again || drought.tries >= pace.tries || drought.end <= Instant::now() {
                 return self.ask_a_spare(error).await;

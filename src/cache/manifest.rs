@@ -13,7 +13,7 @@ use futures_util::{
 use tokio::sync::oneshot;
 
 use super::{
-    Cache, Cause, Error, Patience, PulledManifest, UpstreamError, Want, fill::interrupted,
+    Cache, Cause, Effort, Error, Patience, PulledManifest, UpstreamError, Want, fill::interrupted,
 };
 use crate::{
     metrics::Origin,
@@ -58,7 +58,7 @@ impl Cache {
         };
         let (cache, name, reference) = (self.clone(), name.clone(), reference.clone());
         self.0.runtime.spawn(async move {
-            let result = cache.ask(&name, &reference, want, patience).await;
+            let result = cache.ask(&name, &reference, want, patience.into()).await;
             if let Ok(None) = result {
                 cache.0.absences.note(&name, &reference, Instant::now());
             }
@@ -81,10 +81,10 @@ impl Cache {
         name: &CanonicalName,
         reference: &Reference,
         want: Want,
-        patience: Patience,
+        effort: Effort,
     ) -> Result<Option<PulledManifest>, Error> {
         let Reference::Tag(tag) = reference else {
-            return self.ask_by_digest(name, reference, want, patience).await;
+            return self.ask_by_digest(name, reference, want, effort).await;
         };
         let (known, young) = {
             let (cache, name, reference) = (self.clone(), name.clone(), reference.clone());
@@ -101,25 +101,25 @@ impl Cache {
             && let Some(young) = young
         {
             let by_digest = Reference::Digest(young.digest);
-            let fetched = self.fetch(name, &by_digest, want, patience).await?;
+            let fetched = self.fetch(name, &by_digest, want, effort).await?;
             if fetched.is_some() {
                 return Ok(fetched);
             }
         }
         // GET counts against an upstream's pull limit, HEAD does not.
         if known.is_none() && want == Want::Bytes {
-            return self.fetch(name, reference, want, patience).await;
+            return self.fetch(name, reference, want, effort).await;
         }
         let (source, repository) = (name.source(), name.repository());
         let upstreams = &self.0.upstreams;
         let remote = match upstreams
-            .head_manifest(source, repository, reference, patience)
+            .head_manifest(source, repository, reference, effort)
             .await
         {
             Ok(remote) => remote,
             // There are registries that know no HEAD of a manifest.
             Err(error) if matches!(error.cause.essence(), Cause::Status(405 | 501)) => {
-                return self.fetch(name, reference, want, patience).await;
+                return self.fetch(name, reference, want, effort).await;
             }
             Err(error) => return Err(error.into()),
         };
@@ -133,7 +133,7 @@ impl Cache {
             return Ok(None);
         };
         let Some(digest) = remote.digest else {
-            return self.fetch(name, reference, want, patience).await;
+            return self.fetch(name, reference, want, effort).await;
         };
         let entry = match (
             known.filter(|known| known.digest == digest),
@@ -163,7 +163,7 @@ impl Cache {
         };
         match held {
             Some(manifest) => Ok(Some(manifest)),
-            None => self.fetch(name, &by_digest, want, patience).await,
+            None => self.fetch(name, &by_digest, want, effort).await,
         }
     }
 
@@ -172,18 +172,18 @@ impl Cache {
         name: &CanonicalName,
         reference: &Reference,
         want: Want,
-        patience: Patience,
+        effort: Effort,
     ) -> Result<Option<PulledManifest>, Error> {
         let Reference::Digest(digest) = reference else {
             return Ok(None);
         };
         if want == Want::Bytes {
-            return self.fetch(name, reference, want, patience).await;
+            return self.fetch(name, reference, want, effort).await;
         }
         let remote = self
             .0
             .upstreams
-            .head_manifest(name.source(), name.repository(), reference, patience)
+            .head_manifest(name.source(), name.repository(), reference, effort)
             .await?;
         let Some(remote) = remote else {
             return Ok(None);
@@ -199,7 +199,7 @@ impl Cache {
                     origin: Origin::Upstream,
                 }))
             }
-            _ => self.fetch(name, reference, want, patience).await,
+            _ => self.fetch(name, reference, want, effort).await,
         }
     }
 
@@ -209,12 +209,12 @@ impl Cache {
         name: &CanonicalName,
         reference: &Reference,
         want: Want,
-        patience: Patience,
+        effort: Effort,
     ) -> Result<Option<PulledManifest>, Error> {
         let fetched = self
             .0
             .upstreams
-            .get_manifest(name.source(), name.repository(), reference, patience)
+            .get_manifest(name.source(), name.repository(), reference, effort)
             .await?;
         let Some(fetched) = fetched else {
             return Ok(None);

@@ -34,7 +34,7 @@ use crate::{
     metrics::{Metrics, Origin},
     storage::{self, ManifestEntry, Store, blocking},
     types::{CanonicalName, Digest, Reference, RegistryHost},
-    upstream::Upstreams,
+    upstream::{Effort, Upstreams},
 };
 use manifest::Freshness;
 
@@ -212,7 +212,12 @@ impl Cache {
             let found = cache
                 .0
                 .upstreams
-                .head_manifest(name.source(), name.repository(), &reference, Patience::Full)
+                .head_manifest(
+                    name.source(),
+                    name.repository(),
+                    &reference,
+                    Patience::Full.into(),
+                )
                 .await?;
             Ok(found.map(|manifest| manifest.size))
         })

@@ -96,6 +96,13 @@ impl Exchange<'_> {
             metrics.sent(piece.as_ref().map_or(0, Bytes::len));
             piece.inspect_err(|error| log::warn!("{name}: sending {digest} is broken off: {error}"))
         });
+        // At an error actix drops what it has not written yet, headers included. It writes whenever it has to wait.
+        let pieces = pieces.then(|piece| async {
+            if piece.is_err() {
+                tokio::task::yield_now().await;
+            }
+            piece
+        });
         Ok(match length {
             Some(length) => response.body(SizedStream::new(length, pieces)),
             None => response.streaming(pieces),

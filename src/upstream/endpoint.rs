@@ -14,7 +14,7 @@ use reqwest::{
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
-    Cause, Options, Pace, Patience,
+    Cause, Effort, Options, Pace, Patience,
     answer::{Answer, Content, delay, extent, refuse_foreign},
     auth::{Authority, Scope},
     body::{self, Expected},
@@ -41,7 +41,7 @@ pub(super) struct Ask<'a> {
     pub(super) rest: &'a str,
     pub(super) accept: Option<&'a str>,
     pub(super) want: Want,
-    pub(super) patience: Patience,
+    pub(super) effort: Effort,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -150,7 +150,7 @@ impl Endpoint {
         until: Instant,
     ) -> Result<Option<Answer>, Failure> {
         let began = Instant::now();
-        let retries = match (ask.patience, ask.want) {
+        let retries = match (ask.effort.patience, ask.want) {
             (Patience::Once, _) => 0,
             (Patience::Full, Want::Stream(_)) => pace.blob_retries,
             (Patience::Full, _) => pace.retries,
@@ -225,7 +225,8 @@ impl Endpoint {
                         .await
                         .map_err(|error| Failure {
                             outage: error.cause.essence().is_outage(),
-                            ..Failure::from(error.cause)
+                            after: error.cause.retry_after(),
+                            cause: error.cause,
                         })?;
                     match answer {
                         Some(header) => authorization = Some(header),

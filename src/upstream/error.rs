@@ -2,7 +2,7 @@
 
 use std::{error::Error as _, io, time::Duration};
 
-use super::guard::Refused;
+use super::{answer::delay, guard::Refused};
 use crate::types::{Digest, RegistryHost};
 
 /// An upstream could not answer. Says which and why.
@@ -86,6 +86,14 @@ impl Cause {
             Self::Token { cause, .. }
             | Self::Elsewhere { cause, .. }
             | Self::Everywhere { cause, .. } => cause.rests(),
+            _ => None,
+        }
+    }
+
+    /// When it wants to be asked again, if it says so.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self.essence() {
+            Self::RateLimited { retry_after } => retry_after.as_deref().and_then(delay),
             _ => None,
         }
     }

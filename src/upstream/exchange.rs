@@ -29,7 +29,7 @@ impl Upstreams {
         let Some(upstream) = self.registries.get(registry) else {
             return Err(Error::new(registry, Cause::NotConfigured));
         };
-        let until = Instant::now() + self.pace.budget;
+        let until = ask.effort.until.min(Instant::now() + self.pace.budget);
         let mut endpoints: Vec<(&Endpoint, bool)> = upstream
             .mirrors
             .iter()

@@ -133,7 +133,7 @@ impl Upstreams {
             return Ok(Vec::new());
         };
         let index = self
-            .get_manifest(registry, name, &Reference::Tag(tag), Patience::Full)
+            .get_manifest(registry, name, &Reference::Tag(tag), Patience::Full.into())
             .await?;
         Ok(index
             .and_then(|index| parse_listing(&index.bytes))
@@ -180,7 +180,7 @@ impl Upstreams {
             rest,
             accept,
             want: Want::Whole(PAGE_LIMIT),
-            patience: Patience::Full,
+            effort: Patience::Full.into(),
         };
         self.exchange(registry, ask, Order::MirrorsLast).await
     }

@@ -38,6 +38,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::BoxStream};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use tokio::time::Instant;
 
 use self::{
     answer::{Answer, Content},
@@ -72,6 +73,23 @@ pub enum Patience {
     Full,
     /// One try at each endpoint: whoever asks does as well without the answer.
     Once,
+}
+
+/// What is done for one answer of ours, which may take several questions: they share the time.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    patience: Patience,
+    until: Instant,
+}
+
+impl From<Patience> for Effort {
+    /// From now on.
+    fn from(patience: Patience) -> Self {
+        Self {
+            patience,
+            until: Instant::now() + HEADER_BUDGET,
+        }
+    }
 }
 
 /// How long things may take.
@@ -272,14 +290,14 @@ impl Upstreams {
         registry: &RegistryHost,
         name: &RepositoryName,
         reference: &Reference,
-        patience: Patience,
+        effort: Effort,
     ) -> Result<Option<RemoteManifest>, Error> {
         let ask = Ask {
             name,
             rest: &format!("manifests/{reference}"),
             accept: Some(&manifest::ACCEPTED.join(", ")),
             want: Want::Head,
-            patience,
+            effort,
         };
         let answer = self.exchange(registry, ask, Order::MirrorsFirst).await?;
         Ok(answer.map(|Answer { headers, .. }| RemoteManifest {
@@ -295,14 +313,14 @@ impl Upstreams {
         registry: &RegistryHost,
         name: &RepositoryName,
         reference: &Reference,
-        patience: Patience,
+        effort: Effort,
     ) -> Result<Option<FetchedManifest>, Error> {
         let ask = Ask {
             name,
             rest: &format!("manifests/{reference}"),
             accept: Some(&manifest::ACCEPTED.join(", ")),
             want: Want::Whole(self.manifest_limit),
-            patience,
+            effort,
         };
         let answer = self.exchange(registry, ask, Order::MirrorsFirst).await?;
         Ok(answer.map(|answer| FetchedManifest {
@@ -324,7 +342,7 @@ impl Upstreams {
             rest: &format!("blobs/{digest}"),
             accept: None,
             want: Want::Head,
-            patience: Patience::Full,
+            effort: Patience::Full.into(),
         };
         let answer = self.exchange(registry, ask, Order::MirrorsFirst).await?;
         Ok(answer.map(|answer| content_length(&answer.headers)))
@@ -344,7 +362,7 @@ impl Upstreams {
             rest: &format!("blobs/{digest}"),
             accept: None,
             want: Want::Stream(from),
-            patience: Patience::Full,
+            effort: Patience::Full.into(),
         };
         let answer = self.exchange(registry, ask, Order::MirrorsFirst).await?;
         let Some(Content::Stream { size, body }) = answer.map(|answer| answer.content) else {

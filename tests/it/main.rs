@@ -30,6 +30,7 @@ mod private_content;
 
 // What a name means, and where its content comes from.
 mod cache_size;
+mod fault_matrix;
 mod mirrors;
 mod proxy;
 mod pull_through;

@@ -42,7 +42,7 @@ async fn the_log_in_never_leaves_for_another_host() {
         rest: "manifests/v1",
         accept: Some("x/y"),
         want: Want::Head,
-        patience: Patience::Full,
+        effort: Patience::Full.into(),
     };
     let start = Url::parse(&format!("{}/start", server.url())).unwrap();
     let login = HeaderValue::from_static("Bearer secret");

@@ -29,7 +29,7 @@ fn good() -> Reply {
 async fn pull(upstreams: &Upstreams, patience: Patience) -> String {
     let tag = "v1".parse().unwrap();
     match upstreams
-        .get_manifest(&quay(), &name(), &tag, patience)
+        .get_manifest(&quay(), &name(), &tag, patience.into())
         .await
     {
         Ok(Some(manifest)) => String::from_utf8(manifest.bytes.to_vec()).unwrap(),

@@ -32,6 +32,23 @@ impl Store {
         listing
     }
 
+    /// Whether content of this digest is here; that it is right is for `assert_sound`.
+    pub(crate) fn holds(&self, digest: &str) -> bool {
+        let (algorithm, hex) = digest.split_once(':').unwrap();
+        let file = format!("blobs/{algorithm}/{}/{hex}", &hex[..2]);
+        self.root.join(file).exists()
+    }
+
+    /// The part of the listing that lies below `directory`.
+    pub(crate) fn below(&self, directory: &str) -> BTreeSet<String> {
+        let mut listing = BTreeSet::new();
+        match self.walk(&self.root.join(directory), &mut listing) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => done.unwrap(),
+        }
+        listing
+    }
+
     fn walk(&self, directory: &Path, listing: &mut BTreeSet<String>) -> io::Result<()> {
         for entry in fs::read_dir(directory)? {
             let entry = entry?;

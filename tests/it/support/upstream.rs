@@ -43,6 +43,10 @@ pub(crate) enum Reply {
     Redirect(String),
     /// 200 and a page for people, as a captive portal or an expired session answers.
     LoginPage,
+    /// Exactly these bytes; then the connection closes.
+    Raw(Bytes),
+    /// The true type, and a body that has no end.
+    Endless,
 }
 
 /// Holds bytes back until the test lets them go.
@@ -264,6 +268,15 @@ struct Guard {
 /// One request per connection keeps the log honest: no reply depends on the one before.
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let mut stream = BufReader::new(stream);
+    // Whoever begins with a TLS handshake hears what a server of plain HTTP says to it.
+    if stream
+        .fill_buf()
+        .await
+        .is_ok_and(|sent| sent.first() == Some(&0x16))
+    {
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        return;
+    }
     let mut line = String::new();
     if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
         return;
@@ -335,6 +348,7 @@ async fn answer(
 ) -> std::io::Result<()> {
     match &reply {
         Some(Reply::Silent) => return std::future::pending().await,
+        Some(Reply::Raw(bytes)) => return stream.write_all(bytes).await,
         Some(Reply::Status(status)) => {
             let head = format!("HTTP/1.1 {status} Scripted\r\nContent-Length: 0\r\n{CLOSE}");
             return stream.write_all(head.as_bytes()).await;
@@ -364,7 +378,7 @@ async fn answer(
     let chunked = matches!(reply, Some(Reply::Chunked));
     if chunked {
         head.push_str("Transfer-Encoding: chunked\r\n");
-    } else {
+    } else if !matches!(reply, Some(Reply::Endless)) {
         head.push_str(&format!("Content-Length: {}\r\n", truth.body.len()));
     }
     head.push_str(CLOSE);
@@ -387,6 +401,9 @@ async fn answer(
             stream.flush().await?;
             std::future::pending().await
         }
+        Some(Reply::Endless) => loop {
+            stream.write_all(&[b' '; 16 << 10]).await?;
+        },
         Some(Reply::Corrupt) => {
             let mut body = truth.body.to_vec();
             if let Some(last) = body.last_mut() {
