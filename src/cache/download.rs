@@ -16,7 +16,7 @@ use futures_util::{
 };
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Cache, Cause, HEADER_BUDGET, UpstreamError};
+use super::{Cache, Cause, Effort, HEADER_BUDGET, Patience, UpstreamError};
 use crate::types::{CanonicalName, Digest};
 
 /// How often and how fast a body that broke off is asked for again.
@@ -113,10 +113,12 @@ impl Download {
             body: stream::empty().boxed(),
             drought: None,
         };
-        match this.ask().await {
+        // Nobody waits longer for headers because there are others to ask.
+        let effort = Patience::Full.into();
+        match this.ask(effort).await {
             Ok(true) => {}
             Ok(false) => return Ok(None),
-            Err(error) if vouched => this.ask_a_spare(error).await?,
+            Err(error) if vouched => this.ask_a_spare(error, Some(effort)).await?,
             Err(error) => return Err(error),
         }
         Ok(Some(this))
@@ -206,7 +208,7 @@ impl Download {
                 end: waits + pace.budget,
             });
             if !again || drought.tries >= pace.tries || drought.end <= Instant::now() {
-                return self.ask_a_spare(error).await;
+                return self.ask_a_spare(error, None).await;
             }
             // An upstream that is left alone is not tried in vain.
             let rest = error.cause.rests().unwrap_or_default();
@@ -220,7 +222,7 @@ impl Download {
             );
             let asked = timeout_at(end, async {
                 sleep(pause).await;
-                self.ask().await
+                self.ask(Patience::Full.into()).await
             });
             match asked.await {
                 Ok(Ok(true)) => {
@@ -241,8 +243,13 @@ impl Download {
         }
     }
 
-    /// Goes on with the upstream of the next name that was lent; `error` if there is none.
-    async fn ask_a_spare(&mut self, error: UpstreamError) -> Result<(), UpstreamError> {
+    /// Goes on with the upstream of the next name that was lent; `error` if there is none. Without `effort` each has the
+    /// whole time.
+    async fn ask_a_spare(
+        &mut self,
+        error: UpstreamError,
+        effort: Option<Effort>,
+    ) -> Result<(), UpstreamError> {
         while let Some(spare) = self.spares.nth(self.spent) {
             self.spent += 1;
             log::info!(
@@ -253,7 +260,8 @@ impl Download {
             );
             self.name = spare;
             self.drought = None;
-            match self.ask().await {
+            let effort = effort.unwrap_or_else(|| Patience::Full.into());
+            match self.ask(effort).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(also) => log::info!("{}: nor can it be had there: {also}", self.name),
@@ -263,7 +271,7 @@ impl Download {
     }
 
     /// Asks for what is behind `offset`; whether there is such a blob.
-    async fn ask(&mut self) -> Result<bool, UpstreamError> {
+    async fn ask(&mut self, effort: Effort) -> Result<bool, UpstreamError> {
         let (cache, name, digest, from) = (
             self.cache.clone(),
             self.name.clone(),
@@ -274,7 +282,7 @@ impl Download {
         let remote = self.cache.background(async move {
             let upstreams = &cache.0.upstreams;
             upstreams
-                .get_blob(name.source(), name.repository(), &digest, from)
+                .get_blob(name.source(), name.repository(), &digest, from, effort)
                 .await
         });
         let Some(remote) = remote.await? else {

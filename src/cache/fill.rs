@@ -12,13 +12,14 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
 use super::{
-    Cache, Cause, Error, UpstreamError,
+    Cache, Cause, Error, HEADER_BUDGET, UpstreamError,
     body::{Body, Reader, Source, rehash, verified},
     download::{Download, Spares},
 };
@@ -73,6 +74,7 @@ impl Cache {
             return self.unstored(name, digest, None).await;
         }
         let mut vouched = expected.is_some();
+        let since = Instant::now();
         loop {
             let fill = self.join(name, digest, expected);
             let own = fill.name == *name;
@@ -117,6 +119,8 @@ impl Cache {
                     }
                 }
                 Progress::NoRoom => return self.unstored(name, digest, None).await,
+                // Nobody is left waiting for headers twice as long because somebody else asked first.
+                Progress::Failed(error) if since.elapsed() >= HEADER_BUDGET => return Err(error),
                 // Another name's upstream said so; ours may know better.
                 Progress::Absent | Progress::Failed(_) if !own => {}
                 Progress::Absent => return Ok(None),

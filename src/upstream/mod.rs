@@ -356,13 +356,14 @@ impl Upstreams {
         name: &RepositoryName,
         digest: &Digest,
         from: u64,
+        effort: Effort,
     ) -> Result<Option<RemoteBlob>, Error> {
         let ask = Ask {
             name,
             rest: &format!("blobs/{digest}"),
             accept: None,
             want: Want::Stream(from),
-            effort: Patience::Full.into(),
+            effort,
         };
         let answer = self.exchange(registry, ask, Order::MirrorsFirst).await?;
         let Some(Content::Stream { size, body }) = answer.map(|answer| answer.content) else {

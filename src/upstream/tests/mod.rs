@@ -265,7 +265,7 @@ async fn an_address_that_has_expired_is_asked_for_anew_once() {
 async fn rest(answer: Reply, pace: Pace) -> (Option<u64>, String, Option<Cause>) {
     let server = Server::start([answer]).await;
     let blob = upstreams(at(&server), pace)
-        .get_blob(&quay(), &name(), &digest(), 4)
+        .get_blob(&quay(), &name(), &digest(), 4, Patience::Full.into())
         .await;
     assert!(server.requests()[0].contains("range: bytes=4-\r\n"));
     let mut blob = match blob {
@@ -407,7 +407,7 @@ async fn the_rest_of_another_blob_is_refused() {
     let upstreams = upstreams(at(&server), QUICK);
     for (known, fine) in [(None, true), (Some(10), true), (Some(11), false)] {
         let blob = upstreams
-            .get_blob(&quay(), &name(), &digest(), 4)
+            .get_blob(&quay(), &name(), &digest(), 4, Patience::Full.into())
             .await
             .unwrap();
         let continued = blob.unwrap().continuing(known);
