@@ -20,20 +20,20 @@ pub(super) fn plan(ask: &Ask<'_>) -> Result<Plan, Error> {
         .request
         .containerd_version
         .or_else(|| daemon::containerd(ask.place));
-    let major = version.map(|version| version.major);
+    let major = version.map_or(SECOND - 1, |version| version.major);
     let config = config_toml(ask.place);
     let existing = ask.journal.without_us(&config)?;
     let refuse = |problem: String| Error::file(ask.place.outside(&config), problem);
     let (certs_d, text) = with_config_path(
         existing.as_deref(),
         &ask.place.etc("containerd/certs.d"),
-        major.unwrap_or(NS_ON_PUSHES_SINCE - 1),
+        major,
     )
     .map_err(refuse)?;
     match ask.request.mode {
         Mode::Mirror => {
             let style = match major {
-                Some(major) if major >= NS_ON_PUSHES_SINCE => Style::Everything,
+                SECOND.. => Style::Everything,
                 _ => Style::EachByPath,
             };
             hosts::mirror(ask, &mut plan, &certs_d, style)?;
@@ -47,6 +47,9 @@ pub(super) fn plan(ask: &Ask<'_>) -> Result<Plan, Error> {
                 "containerd",
                 &[("HTTPS_PROXY", &proxy), ("NO_PROXY", &no_proxy)],
             );
+            if major < SECOND {
+                plan.note("ctr before 2.0 goes out itself: give it the same variables");
+            }
         }
     }
     if let Some(text) = text {
@@ -87,7 +90,7 @@ fn with_config_path(
         // A file without one is of the first form.
         None if !document.is_empty() => 1,
         None => {
-            let version = if major >= 2 { 3 } else { 2 };
+            let version = if major >= SECOND { 3 } else { 2 };
             document.insert("version", value(version));
             version
         }
@@ -147,8 +150,8 @@ fn is_empty(item: &Item) -> bool {
     item.as_table_like().is_some_and(TableLike::is_empty)
 }
 
-/// The first version whose pushes say which registry they are for.
-const NS_ON_PUSHES_SINCE: u32 = 2;
+/// The first version whose pushes say which registry they are for, and whose ctr leaves all to containerd.
+const SECOND: u32 = 2;
 const RESTART: &str =
     "containerd reads config.toml and its variables at its start: systemctl restart containerd";
 

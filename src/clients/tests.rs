@@ -217,6 +217,29 @@ fn containerd_two_gets_one_directory_and_containerd_one_each_registrys() {
 }
 
 #[test]
+fn containerd_through_the_proxy() {
+    for (version, says_so) in [("1.6.20", true), ("2.4.2", false)] {
+        let case = Case::containerd(version)
+            .proxy()
+            .with("/etc/containerd/config.toml", "version = 2\n");
+        let files = case.files();
+        assert_eq!(
+            files.get("/etc/containerd/certs.d/_default/standin.crt"),
+            Some(&"CA".to_owned())
+        );
+        let notes = case.plan().unwrap().notes().join("\n");
+        let variables = "HTTPS_PROXY=http://127.0.0.1:5000";
+        assert!(notes.contains(variables), "{notes}");
+        // Its command line is what dials there.
+        assert_eq!(
+            notes.contains("ctr before 2.0 goes out itself"),
+            says_so,
+            "{notes}"
+        );
+    }
+}
+
+#[test]
 fn podman_gets_a_drop_in_that_carries_along_what_others_say() {
     let theirs = "[[registry]]\nprefix = \"docker.io\"\nlocation = \"hub.example\"\n[[registry.mirror]]\nlocation = \"m.example\"\n";
     let expected = format!(
