@@ -2,7 +2,9 @@
 
 use super::{
     replies::{grown, raw},
-    table::{Cell, Fault, IMAGE, LAYER, ONCE, Row, Stage, Time, always, cut, then, whole},
+    table::{
+        Cell, Fault, IMAGE, LAYER, ONCE, Row, Stage, Time, always, cut, cut_or_refused, then, whole,
+    },
 };
 use crate::support::Reply;
 
@@ -64,7 +66,7 @@ pub(super) fn body(rows: &mut Vec<Row>) {
         "breaks off, then 404",
         "it has the blob no more",
         then(half(), Status(404)),
-        cut(),
+        cut_or_refused(),
         (2, 2),
         at_once,
     );
@@ -96,7 +98,7 @@ pub(super) fn body(rows: &mut Vec<Row>) {
         "breaks off, then goes on with other content",
         "it sent content of digest",
         then(half(), Corrupt),
-        cut(),
+        cut_or_refused(),
         (2, 2),
         at_once,
     );
@@ -104,7 +106,7 @@ pub(super) fn body(rows: &mut Vec<Row>) {
         "breaks off, then has another length",
         "its content has changed",
         then(half(), grown(LAYER / 2, LAYER)),
-        cut(),
+        cut_or_refused(),
         (2, 2),
         at_once,
     );
@@ -112,7 +114,7 @@ pub(super) fn body(rows: &mut Vec<Row>) {
         "another digest",
         "it sent content of digest",
         always(Corrupt),
-        cut(),
+        cut_or_refused(),
         ONCE,
         at_once,
     );
@@ -120,7 +122,7 @@ pub(super) fn body(rows: &mut Vec<Row>) {
         "another length",
         "it sent content of digest",
         always(short),
-        cut(),
+        cut_or_refused(),
         ONCE,
         at_once,
     );
@@ -128,7 +130,7 @@ pub(super) fn body(rows: &mut Vec<Row>) {
         "endless",
         "more than the blob's size",
         always(Endless),
-        cut(),
+        cut_or_refused(),
         ONCE,
         at_once,
     );

@@ -37,6 +37,7 @@ fn words(cell: &Cell) -> String {
         Client::Whole => "**200**".to_owned(),
         Client::Stale => "**200**, `Warning`".to_owned(),
         Client::Cut => "**200**, cut off".to_owned(),
+        Client::CutOrRefused => "**200**, cut off, or **404** (502)".to_owned(),
         Client::Refused { mirror, itself } if mirror == itself => format!("**{mirror}**"),
         Client::Refused { mirror, itself } => format!("**{mirror}** ({itself})"),
     };

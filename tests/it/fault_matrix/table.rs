@@ -62,6 +62,8 @@ pub(super) enum Client {
     Stale,
     /// 200, and a body that breaks off.
     Cut,
+    /// The same, or a refusal: the whole fault is over before the client is answered, or it is not.
+    CutOrRefused,
     /// A status for whoever may have another host to ask, and for whoever believes this to be the registry itself.
     Refused {
         mirror: u16,
@@ -146,6 +148,10 @@ pub(super) fn stale() -> Cell {
 
 pub(super) fn cut() -> Cell {
     Cell::of(Client::Cut, MANIFEST)
+}
+
+pub(super) fn cut_or_refused() -> Cell {
+    Cell::of(Client::CutOrRefused, MANIFEST)
 }
 
 pub(super) fn refused(itself: u16, kept: &'static str) -> Cell {

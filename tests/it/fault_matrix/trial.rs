@@ -190,7 +190,7 @@ impl Trial {
             Ok(response) => {
                 let received = Received::read(response).await;
                 self.judge(&cell, &received, &mut wrong);
-                if matches!(cell.client, Client::Cut) {
+                if matches!(cell.client, Client::Cut | Client::CutOrRefused) {
                     // Too late for the client to be told.
                     registry.log().line_with(&[&self.host, self.row.told]).await;
                 }
@@ -229,8 +229,16 @@ impl Trial {
     }
 
     fn judge(&self, cell: &Cell, received: &Received, wrong: &mut Vec<String>) {
-        let status = match cell.client {
-            Client::Whole | Client::Stale | Client::Cut => 200,
+        let expected = match (cell.client, received.status) {
+            (Client::CutOrRefused, 200) => Client::Cut,
+            (Client::CutOrRefused, _) => Client::Refused {
+                mirror: 404,
+                itself: 502,
+            },
+            (expected, _) => expected,
+        };
+        let status = match expected {
+            Client::Whole | Client::Stale | Client::Cut | Client::CutOrRefused => 200,
             Client::Refused { itself, .. } if self.column == Column::ColdItself => itself,
             Client::Refused { mirror, .. } => mirror,
         };
@@ -241,8 +249,8 @@ impl Trial {
         }
         let warning = received.warning.as_deref();
         let is_head = self.row.stage == Stage::Head;
-        match cell.client {
-            Client::Cut => {
+        match expected {
+            Client::Cut | Client::CutOrRefused => {
                 if received.whole {
                     wrong.push("the body ended as if it were right".to_owned());
                 }
@@ -275,7 +283,7 @@ impl Trial {
                         && warning.contains(&self.host)
                         && warning.contains(self.row.told)
                 });
-                match cell.client {
+                match expected {
                     Client::Stale if !told => wrong.push(format!("Warning: {warning:?}")),
                     Client::Whole if warning.is_some() => {
                         wrong.push(format!("Warning: {warning:?}"));
