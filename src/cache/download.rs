@@ -215,10 +215,11 @@ impl Download {
             let (pause, end) = (pace.pause_before(drought.tries).max(rest), drought.end);
             drought.tries += 1;
             log::info!(
-                "{}: {} broke off at byte {} and is asked for again: {error}",
+                "{}: {} is asked for again from byte {} on in {} ms: {error}",
                 self.name,
                 self.digest,
-                self.offset
+                self.offset,
+                pause.as_millis()
             );
             let asked = timeout_at(end, async {
                 sleep(pause).await;

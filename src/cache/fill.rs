@@ -188,7 +188,10 @@ impl Cache {
             let outcome = cache
                 .download(&name, &digest, expected, spares, &sender)
                 .await;
-            if let Progress::Failed(error) = &outcome {
+            // Until there are bytes to read, whoever asked has no answer yet and tells.
+            if let Progress::Failed(error) = &outcome
+                && !matches!(*sender.borrow(), Progress::Asking)
+            {
                 log::warn!("{name}: fetching {digest} failed: {error}");
             }
             // First off the board, then the news: whoever comes later finds the blob in the store or asks anew.
@@ -304,7 +307,7 @@ impl Cache {
     ) -> Result<Option<Body>, Error> {
         if self.keeps(name) {
             log::warn!(
-                "{name}: no room to keep {digest} in the data directory, so it is passed on without a copy"
+                "{name}: no room to keep {digest} (--cache-max-size, or the disk is full), so it is passed on without a copy"
             );
         }
         let (hasher, from) = match prefix {

@@ -257,10 +257,12 @@ impl Cache {
             );
             blocking(move || cache.keep_manifest(&name, &digest, &bytes, &manifest)).await
         };
-        log::info!(
-            "{name}: {reference} fetched from {}, {digest}",
-            name.source()
-        );
+        match reference {
+            Reference::Tag(tag) => {
+                log::info!("{name}: {tag} fetched from {}, {digest}", name.source());
+            }
+            Reference::Digest(_) => log::info!("{name}: {digest} fetched from {}", name.source()),
+        }
         match (kept, reference) {
             (Err(error), _) => {
                 log::warn!("{name}: the manifest {digest} is passed on without being kept: {error}")

@@ -194,8 +194,10 @@ impl Size {
         let cap = state.cap;
         drop(state);
         log::info!(
-            "{used} bytes are cached, of {cap} at most (--cache-max-size), counted in {:?}",
-            begin.elapsed()
+            "{} MiB are cached, of {} MiB at most (--cache-max-size); counting them took {} ms",
+            mebibytes(used),
+            mebibytes(cap),
+            begin.elapsed().as_millis()
         );
         if !self.admits(0) {
             self.evict(0);
@@ -292,10 +294,11 @@ impl Size {
             .fetch_add(manifests, Ordering::Relaxed);
         self.evicted_bytes.fetch_add(bytes, Ordering::Relaxed);
         log::info!(
-            "evicted {manifests} manifests that were pulled and {bytes} bytes with them, least recently used first: {} bytes \
-             are cached now, of {} at most (--cache-max-size)",
-            self.store.cached_bytes(),
-            self.state().cap
+            "evicted {manifests} manifests that were pulled and {} MiB with them, least recently used first: {} MiB are \
+             cached now, of {} MiB at most (--cache-max-size)",
+            mebibytes(bytes),
+            mebibytes(self.store.cached_bytes()),
+            mebibytes(self.state().cap)
         );
     }
 
@@ -359,6 +362,11 @@ impl Drop for Filling {
         state.reserved -= self.granted;
         state.filling.remove(&self.digest);
     }
+}
+
+/// Rounded up: what is little is not nothing.
+fn mebibytes(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
 }
 
 fn share(percent: u8, of: u64) -> u64 {

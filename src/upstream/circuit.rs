@@ -86,33 +86,45 @@ impl Circuit {
         })
     }
 
+    /// In how long it may be asked again, unless it has failed a probe since it broke.
+    pub(super) fn first_rest(&self, now: Instant) -> Option<Duration> {
+        match &self.lock().broken {
+            None => Some(Duration::ZERO),
+            Some(broken) if broken.rest == self.rest.first => {
+                Some(broken.until.saturating_duration_since(now))
+            }
+            Some(_) => None,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Pass<'_> {
-    /// The endpoint answered, whatever it said.
-    pub(super) fn answered(mut self, now: Instant) {
+    /// The endpoint answered, whatever it said. Whether that ends a rest.
+    pub(super) fn answered(mut self, now: Instant) -> bool {
         self.probe = false;
         let mut state = self.circuit.lock();
-        state.broken = None;
         state.answered = Some(now);
+        state.broken.take().is_some()
     }
 
-    /// The endpoint could not be reached, or said nothing in all the time there was.
-    pub(super) fn failed(mut self, cause: &Cause, now: Instant) {
+    /// The endpoint could not be reached, or said nothing in all the time there was. For how long it is left alone, if
+    /// that is news.
+    pub(super) fn failed(mut self, cause: &Cause, now: Instant) -> Option<Duration> {
         let probe = std::mem::take(&mut self.probe);
         let mut state = self.circuit.lock();
         // Others were answered meanwhile: this request was unlucky, or asked for something slow.
         if state.answered.is_some_and(|at| at >= self.began) {
-            return;
+            return None;
         }
         let rest = match &state.broken {
             None => self.circuit.rest.first,
             Some(broken) if probe => (broken.rest * 2).min(self.circuit.rest.longest),
             // Another that was under way has told already.
-            Some(_) => return,
+            Some(_) => return None,
         };
         state.broken = Some(Broken {
             cause: cause.clone(),
@@ -122,6 +134,7 @@ impl Pass<'_> {
         });
         drop(state);
         self.circuit.broken.send_modify(|times| *times += 1);
+        Some(rest)
     }
 
     /// Comes back when another request finds that the endpoint can't be reached.
@@ -190,14 +203,20 @@ mod tests {
     fn it_rests_longer_after_each_probe_and_opens_with_an_answer() {
         let circuit = circuit();
         let mut now = Instant::now();
+        assert_eq!(circuit.first_rest(now), Some(Duration::ZERO));
         circuit.enter(now).unwrap().failed(&down(), now);
         for rest in [5, 10, 20, 40, 60, 60] {
             assert_eq!(left(&circuit, now), rest);
+            assert_eq!(
+                circuit.first_rest(now),
+                (rest == 5).then_some(seconds(rest))
+            );
             now += seconds(rest);
             circuit.enter(now).unwrap().failed(&down(), now);
         }
         now += seconds(60);
-        circuit.enter(now).unwrap().answered(now);
+        assert!(circuit.enter(now).unwrap().answered(now));
+        assert!(!circuit.enter(now).unwrap().answered(now));
         now += seconds(1);
         circuit.enter(now).unwrap().failed(&down(), now);
         assert_eq!(left(&circuit, now), 5);
@@ -221,9 +240,9 @@ mod tests {
         let circuit = circuit();
         let now = Instant::now();
         let (first, second) = (circuit.enter(now).unwrap(), circuit.enter(now).unwrap());
-        first.failed(&down(), now);
+        assert_eq!(first.failed(&down(), now), Some(seconds(5)));
         assert!(matches!(second.broken().await, Cause::Resting { .. }));
-        second.failed(&down(), now + seconds(1));
+        assert_eq!(second.failed(&down(), now + seconds(1)), None);
         assert_eq!(left(&circuit, now), 5);
     }
 

@@ -123,23 +123,39 @@ impl Endpoint {
             cause = pass.broken() => return Err(cause),
         };
         let now = std::time::Instant::now();
-        match outcome {
-            Ok(answer) => {
-                pass.answered(now);
-                metrics.upstream_withheld(label, false);
-                Ok(answer)
-            }
-            Err(failure) => {
-                match &failure.cause {
-                    Cause::Busy(_) => drop(pass),
-                    cause if failure.outage => {
-                        pass.failed(cause, now);
-                        metrics.upstream_withheld(label, true);
-                    }
-                    _ => pass.answered(now),
+        match &outcome {
+            Err(failure) if matches!(failure.cause, Cause::Busy(_)) => drop(pass),
+            Err(failure) if failure.outage => {
+                if let Some(rest) = pass.failed(&failure.cause, now) {
+                    metrics.upstream_withheld(label, true);
+                    log::warn!(
+                        "{}: {} is not asked again for {} s: {}",
+                        self.registry,
+                        self.base,
+                        rest.as_secs_f64().ceil(),
+                        failure.cause
+                    );
                 }
-                Err(failure.cause)
             }
+            Ok(_) | Err(_) => {
+                if pass.answered(now) {
+                    metrics.upstream_withheld(label, false);
+                    log::info!("{}: {} answers again", self.registry, self.base);
+                }
+            }
+        }
+        outcome.map_err(|failure| failure.cause)
+    }
+
+    /// When to ask for a blob again, if others have found this endpoint away a moment ago: it may only be restarting.
+    pub(super) fn may_be_back(&self, ask: Ask<'_>, cause: &Cause) -> Option<Duration> {
+        let met_by_others = cause.rests().is_some();
+        match (ask.want, cause.essence()) {
+            (Want::Stream(_), Cause::Unreachable(_)) if met_by_others => self
+                .circuit
+                .first_rest(std::time::Instant::now())
+                .map(|rest| rest.max(LOOK)),
+            _ => None,
         }
     }
 
@@ -183,10 +199,18 @@ impl Endpoint {
             if enough || !failure.cause.is_temporary() || Instant::now() + pause >= until {
                 return Err(failure);
             }
-            log::debug!(
-                "{}: {} asked again in {} ms: {}",
+            // Once says that it is slow, and why; how it ends is told as well.
+            let level = match tried {
+                0 => log::Level::Info,
+                _ => log::Level::Debug,
+            };
+            log::log!(
+                level,
+                "{}/{}: {} is asked for {} again in {} ms: {}",
                 self.registry,
+                ask.name,
                 self.base,
+                ask.rest,
                 pause.as_millis(),
                 failure.cause
             );
@@ -484,3 +508,6 @@ fn is_worth_another_address(status: StatusCode) -> bool {
 const CHALLENGES: usize = 2;
 
 const REDIRECTS: usize = 5;
+
+/// Between two looks whether somebody else has found it back.
+const LOOK: Duration = Duration::from_millis(200);

@@ -1,9 +1,9 @@
 //! One question to a registry: asked of its endpoints in order, within one budget of time.
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{
-    Cause, Error, Upstreams,
+    Cause, Effort, Error, Patience, Upstreams,
     answer::Answer,
     endpoint::{Ask, Endpoint},
 };
@@ -48,7 +48,24 @@ impl Upstreams {
             // A silent endpoint leaves the others their share.
             let left = until.saturating_duration_since(Instant::now());
             let share = Instant::now() + left / (count - asked);
-            let cause = match endpoint.ask(ask, &self.pace, share).await {
+            let mut asked = endpoint.ask(ask, &self.pace, share).await;
+            // Without a blob a client's pull ends for good.
+            while is_itself
+                && let Err(cause) = &asked
+                && let Some(pause) = endpoint.may_be_back(ask, cause)
+                && Instant::now() + pause < share
+            {
+                sleep(pause).await;
+                let once = Ask {
+                    effort: Effort {
+                        patience: Patience::Once,
+                        ..ask.effort
+                    },
+                    ..ask
+                };
+                asked = endpoint.ask(once, &self.pace, share).await;
+            }
+            let cause = match asked {
                 Ok(Some(answer)) => return Ok(Some(answer)),
                 Ok(None) if is_itself => return Ok(None),
                 Ok(None) => {
@@ -61,7 +78,10 @@ impl Upstreams {
                 own = Some(cause);
                 continue;
             }
-            log::info!("{registry}: its mirror {}: {cause}", endpoint.base());
+            // That it is not asked was said when that began.
+            if cause.rests().is_none() {
+                log::info!("{registry}: its mirror {}: {cause}", endpoint.base());
+            }
             told.push(format!("its mirror {}: {cause}", endpoint.base()));
         }
         let own = own.unwrap_or(Cause::NotConfigured);

@@ -40,7 +40,10 @@ struct Shared {
 impl Server {
     /// Answers by `script`, one request to a reply; the last one is for all that follow.
     pub(super) async fn start(script: impl IntoIterator<Item = Reply>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), script)
+    }
+
+    pub(super) fn on(listener: TcpListener, script: impl IntoIterator<Item = Reply>) -> Self {
         let this = Self {
             url: format!("http://{}", listener.local_addr().unwrap()),
             shared: Arc::default(),

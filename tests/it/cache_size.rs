@@ -64,7 +64,7 @@ impl Scene {
 /// Starts it and waits until it knows how full the cache is.
 async fn counted(builder: Builder) -> TestRegistry {
     let registry = builder.start().await;
-    registry.log().line_with(&["bytes are cached, of"]).await;
+    registry.log().line_with(&["MiB are cached, of"]).await;
     registry
 }
 
@@ -79,7 +79,7 @@ async fn the_least_recently_used_image_makes_room() {
     scene.pull(&registry, 2).await;
     registry
         .log()
-        .line_with(&["evicted 1 manifests", "819200 at most"])
+        .line_with(&["evicted 1 manifests", "of 1 MiB at most"])
         .await;
     assert!(!scene.is_here(&registry, 1), "evicted with its bytes");
 

@@ -52,6 +52,7 @@ mod tls_constraints;
 // What holds under load and after a crash.
 mod big;
 mod crash;
+mod crash_fills;
 mod drain;
 mod many;
 mod model;

@@ -1,10 +1,10 @@
 //! Many clients pull many images that share layers, cold, from several registries, and half of the clients are killed:
 //! each byte is fetched once, and the other half has every image.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::support::{
-    Client, FakeUpstream, Gate, Reply, TestRegistry, full,
+    Client, Exchange, FakeUpstream, Gate, Reply, TestRegistry, full,
     image::{Blob, Image, ImageBuilder},
 };
 
@@ -82,7 +82,7 @@ async fn each_byte_is_fetched_once_whoever_asks_and_whoever_is_killed() {
         upstreams.push(upstream);
     }
     let gate = Gate::new();
-    let mut unique = Vec::new();
+    let mut unique = BTreeMap::new();
     for Placed {
         registry,
         name,
@@ -96,11 +96,11 @@ async fn each_byte_is_fetched_once_whoever_asks_and_whoever_is_killed() {
             gate: gate.clone(),
         };
         upstream.script("GET", &format!("/v2/{name}/blobs/{}", base.digest), [gated]);
-        unique.extend(image.blobs().map(|blob| blob.digest.clone()));
-        unique.push(image.manifest.digest.clone());
+        let blobs = image.blobs();
+        unique.extend(blobs.map(|blob| (blob.digest.clone(), blob.bytes.len())));
+        let manifest = &image.manifest;
+        unique.insert(manifest.digest.clone(), manifest.bytes.len());
     }
-    unique.sort();
-    unique.dedup();
 
     let registry = builder.start().await;
     let mut first = Vec::new();
@@ -149,9 +149,25 @@ async fn each_byte_is_fetched_once_whoever_asks_and_whoever_is_killed() {
         assert!(ranges.is_empty(), "{ranges:?}");
     }
     fetched.sort();
-    assert_eq!(fetched, unique, "what was fetched, and what there is");
+    assert!(
+        fetched.iter().eq(unique.keys()),
+        "fetched were {fetched:?}, and there are {unique:?}"
+    );
+    let page = registry.client().get("/metrics").answer().await.expect(200);
+    let received: f64 = std::str::from_utf8(&page.body)
+        .unwrap()
+        .lines()
+        .filter(|line| line.starts_with("standin_upstream_received_bytes_total{"))
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+        .sum();
+    let bytes: usize = unique.values().sum();
+    println!(
+        "{clients} clients, {count} images: {bytes} bytes in {} blobs and manifests, {received} received",
+        unique.len()
+    );
+    assert_eq!(received, bytes as f64);
     let store = registry.store();
     store.assert_sound();
     let blobs = store.blobs();
-    assert!(unique.iter().all(|digest| blobs.contains(digest)));
+    assert!(unique.keys().all(|digest| blobs.contains(digest)));
 }

@@ -1,6 +1,7 @@
 //! Several endpoints, and dead ones: who is asked, and who is left alone.
 
 use futures_util::future::{join, join_all};
+use tokio::time::Instant;
 
 use super::*;
 
@@ -168,4 +169,93 @@ async fn a_dead_upstream_costs_its_time_out_once() {
         assert!(told.contains("no answer within 4 seconds"), "{told}");
     }
     assert_eq!(server.requests().len(), asked);
+}
+
+#[tokio::test]
+async fn withheld_is_who_is_not_asked_and_nobody_else() {
+    let stall = Reply::Stall(Vec::new());
+    let pace = Pace {
+        budget: Duration::from_secs(2),
+        retries: 0,
+        rest: Rest {
+            first: Duration::ZERO,
+            longest: Duration::ZERO,
+        },
+        ..QUICK
+    };
+    let server = Server::start([stall.clone(), reply("403", "", ""), stall, good()]).await;
+    let settings = settings(pace);
+    let metrics = Arc::clone(&settings.metrics);
+    let upstreams = Upstreams::new([(quay(), at(&server))].into(), settings);
+    let is_withheld = || {
+        let page = metrics.page().unwrap();
+        page.contains("standin_upstream_withheld{registry=\"quay.io\"} 1")
+    };
+
+    let told = pull(&upstreams, Patience::Full).await;
+    assert!(told.contains("no answer"), "{told}");
+    assert!(is_withheld());
+    // A refusal is an answer.
+    let told = pull(&upstreams, Patience::Full).await;
+    assert!(told.contains("403"), "{told}");
+    assert!(!is_withheld());
+    // Slow, while others are answered.
+    let asked = server.requests().len();
+    let meanwhile = async {
+        while server.requests().len() == asked {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        pull(&upstreams, Patience::Full).await
+    };
+    let (told, good) = join(pull(&upstreams, Patience::Full), meanwhile).await;
+    assert!(told.contains("no answer"), "{told}");
+    assert_eq!(good, "good");
+    assert!(!is_withheld());
+}
+
+/// What comes of the blob's headers.
+async fn blob(upstreams: &Upstreams) -> Result<bool, String> {
+    let effort = Patience::Full.into();
+    let found = upstreams
+        .get_blob(&quay(), &name(), &digest(), 0, effort)
+        .await;
+    found
+        .map(|found| found.is_some())
+        .map_err(|error| error.to_string())
+}
+
+/// A registry that refuses connections until its socket listens, and a short first rest.
+fn away() -> (TcpSocket, Upstreams) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("http://{}", socket.local_addr().unwrap());
+    let rest = Rest {
+        first: Duration::from_millis(300),
+        longest: Duration::from_secs(600),
+    };
+    let options = Options::at(url.parse().unwrap());
+    (socket, upstreams(options, Pace { rest, ..QUICK }))
+}
+
+#[tokio::test]
+async fn blobs_outlast_a_restart_that_others_have_met() {
+    let (socket, upstreams) = away();
+    let told = pull(&upstreams, Patience::Full).await;
+    assert!(told.contains("refused"), "{told}");
+    let server = Server::on(socket.listen(16).unwrap(), [good()]);
+    let blobs = join_all((0..8).map(|_| blob(&upstreams))).await;
+    assert_eq!(blobs, vec![Ok(true); 8]);
+    assert_eq!(server.requests().len(), 8);
+}
+
+#[tokio::test]
+async fn blobs_of_what_stays_away_are_waited_for_once() {
+    let (_refuses, upstreams) = away();
+    pull(&upstreams, Patience::Full).await;
+    let began = Instant::now();
+    for told in join_all((0..8).map(|_| blob(&upstreams))).await {
+        let told = told.unwrap_err();
+        assert!(told.contains("refused"), "{told}");
+    }
+    assert!(began.elapsed() < QUICK.budget, "{:?}", began.elapsed());
 }
