@@ -56,8 +56,7 @@ impl Scene {
     }
 
     fn is_here(&self, registry: &TestRegistry, n: usize) -> bool {
-        let blobs = registry.store().blobs();
-        blobs.contains(&self.images[n].layers[0].digest)
+        registry.store().holds(&self.images[n].layers[0].digest)
     }
 }
 
