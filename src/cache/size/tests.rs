@@ -15,7 +15,7 @@ use super::*;
 use crate::{
     cache::{
         Settings,
-        testing::{FakeUpstream, Reply, blob_path, cache_on, impatient},
+        testing::{FakeUpstream, Reply, SOON, blob_path, cache_on, impatient},
     },
     storage::{Durability, testing::visible},
     types::Algorithm,
@@ -170,7 +170,7 @@ async fn many_fills_at_once_stay_below_the_limit_and_count_right() {
             most
         })
     };
-    let pulls = (0..4 * BLOBS).map(|n| {
+    let pull = |n: usize| {
         let (cache, blob) = (cache.clone(), blobs[(n * 7) % BLOBS].clone());
         tokio::spawn(async move {
             let name = "quay.io/a".parse().unwrap();
@@ -179,10 +179,24 @@ async fn many_fills_at_once_stay_below_the_limit_and_count_right() {
             let bytes: Vec<u8> = pieces.into_iter().flat_map(Result::unwrap).collect();
             assert!(bytes == blob);
         })
-    });
-    for pull in pulls.collect::<Vec<_>>() {
+    };
+    for pull in (0..4 * BLOBS).map(pull).collect::<Vec<_>>() {
         pull.await.unwrap();
     }
+    // At once they may all have been in each other's way; one after the other they are not.
+    let one_by_one = async {
+        for n in 0.. {
+            if cache.size().evicted_bytes > 0 {
+                break;
+            }
+            pull(n).await.unwrap();
+        }
+    };
+    let evicted = tokio::time::timeout(SOON, one_by_one).await;
+    assert!(
+        evicted.is_ok(),
+        "what is pulled later makes room for itself"
+    );
     ended.store(true, Ordering::SeqCst);
     let most = watch.join().unwrap();
     assert!(most <= LIMIT, "{most} of {LIMIT}");
