@@ -1,6 +1,7 @@
 //! The composition root: a `Config` becomes a store, a registry, listeners and a certificate, and they run until a signal.
 
 mod addresses;
+mod assembly;
 mod ready;
 
 use std::{
@@ -19,22 +20,19 @@ use tokio::{
 };
 
 use crate::{
-    cache::{self, Cache, Pace},
     config::{Config, Seed},
     http::{self, Http},
-    metrics::Metrics,
     proxy,
     registry::{
-        Reached, Registry, Rules, Seeded, Sources,
+        Reached, Registry, Seeded, Sources,
         access::{Access, Generated, Key},
     },
-    storage::Store,
     tls::{self, Tls},
     types::{RegistryHost, UpstreamProxy},
-    upstream::{self, Keyring, Upstreams},
 };
 
 use addresses::{bind, local_addresses, own_names};
+use assembly::Assembly;
 use ready::Ready;
 
 pub use ready::READY_FILE;
@@ -45,8 +43,9 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     raise_open_files();
     let listeners = bind(&config.listen)?;
     let addresses = local_addresses(&listeners)?;
-    let store = Arc::new(Store::open(&config.data, config.durability)?);
     let own = own_names(&config, &addresses);
+    let assembly = Assembly::new(&config, own)?;
+    let own = &assembly.sources.own;
     let tls = Arc::new(Tls::open(tls::Options {
         state: config.state.clone(),
         registries: config.registries.keys().cloned().collect(),
@@ -54,60 +53,16 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         own_addresses: own.addresses.iter().copied().collect(),
         certificate: config.certificate.clone(),
     })?);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("standin-fetch")
-        .enable_all()
-        .build()
-        .context("can't start threads")?;
-    let keyring = match &config.authfiles {
-        Some(files) => Keyring::files(files.iter().cloned()),
-        None => Keyring::usual(),
-    };
-    let metrics = Arc::new(Metrics::new());
-    let upstreams = Upstreams::new(
-        config.registries.clone(),
-        upstream::Settings {
-            manifest_limit: config.limits.registry.manifest,
-            keyring,
-            proxy: config.tunnels.upstream.clone(),
-            pace: upstream::Pace::default(),
-            metrics: Arc::clone(&metrics),
-        },
-    );
-    let tag_ttl = config.tag_ttl.clone();
-    let registries = config.registries.clone();
-    let cache = Cache::new(
-        Arc::clone(&store),
-        upstreams,
-        cache::Settings {
-            tag_ttl: Arc::new(move |name| {
-                let of_registry = registries.get(name.source());
-                tag_ttl.of(name, of_registry.and_then(|options| options.tag_ttl))
-            }),
-            negative_ttl: config.negative_ttl,
-            metrics: Arc::clone(&metrics),
-            pace: Pace::default(),
-            keep: config.keep.clone(),
-        },
-        runtime.handle().clone(),
-    );
-    let sources = Sources {
-        own,
-        configured: config.registries.keys().cloned().collect(),
-        default: config.default_registry.clone(),
-    };
+    let Assembly {
+        runtime,
+        registry,
+        cache,
+        sources,
+        metrics,
+    } = assembly;
     if let Some(proxy) = &config.tunnels.upstream {
         check_upstream_proxy(proxy, &sources)?;
     }
-    let rules = Rules {
-        sources: sources.clone(),
-        offline: config.offline,
-        local_only: config.local_only.clone(),
-        no_shadow: config.no_shadow.clone(),
-        allow_sparse: config.allow_sparse,
-        limits: config.limits.registry,
-    };
     let (access, generated) = access(&config, &addresses)?;
     if addresses.iter().any(|address| !address.ip().is_loopback()) {
         let private = config
@@ -129,13 +84,6 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         })
     };
     log::info!("{}", access.summary());
-    let registry = Registry::new(
-        store,
-        cache.clone(),
-        rules,
-        runtime.handle().clone(),
-        Arc::clone(&metrics),
-    );
     let seeded = seed(&registry, &config.seeds)?;
     let ready = Ready::new(&addresses, &config, tls.ca_path(), generated)?;
     let own_ready_file = config.state.join(READY_FILE);

@@ -25,6 +25,7 @@
 //! ```text
 //!      main  cli  config  app               the program: options, and everything put together
 //! L5   clients                              how docker, containerd, podman and others are pointed here
+//!      transfer                             images carried between registries, layouts and archives
 //! L4   proxy    tls    http                 connections, certificates, the spec's endpoints
 //! L3   registry                             the rules: what a name means, who wins, what a push must bring
 //! L2   cache  upstream                      one download for all who ask; how other registries are asked
@@ -104,5 +105,6 @@ pub mod proxy;
 pub mod registry;
 pub mod storage;
 pub mod tls;
+pub mod transfer;
 pub mod types;
 pub mod upstream;

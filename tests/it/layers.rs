@@ -21,9 +21,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "clients",
         &["types", "registry", "cache", "upstream", "tls", "metrics"],
     ),
+    ("transfer", &["types", "registry", "upstream", "metrics"]),
     (
         "job",
-        &["types", "registry", "cache", "upstream", "tls", "metrics"],
+        &[
+            "types", "registry", "cache", "upstream", "tls", "metrics", "transfer",
+        ],
     ),
 ];
 
@@ -39,6 +42,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("bcrypt", &["registry"]),
     ("clap", &["config", "cli", "main"]),
     ("env_logger", &["config", "app", "cli", "main"]),
+    ("flate2", &["transfer"]),
     ("indicatif", &["clients", "job"]),
     ("jsonwebtoken", &["registry"]),
     ("prometheus_client", &["metrics"]),
@@ -47,6 +51,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("rustls", &["tls", "proxy"]),
     ("sha2", &["types"]),
     ("subtle", &["registry"]),
+    ("tar", &["transfer"]),
     ("toml_edit", &["clients", "job"]),
     ("uuid", &["types"]),
 ];

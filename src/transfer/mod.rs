@@ -1,0 +1,90 @@
+//! Images carried from one place to another: seeding and exporting are the same walk with other ends.
+//!
+//! An [`Origin`] has images: a layout or an archive on disk, a registry. A [`Destination`] takes them: a registry, a layout
+//! or an archive to be written. What lies between them knows neither: it walks from an image's root to all that it names,
+//! children and blobs first, the image last, so that whatever ends it halfway leaves nothing visible that is not whole.
+//!
+//! Everything here blocks; nothing that an origin says is believed before it is verified.
+
+use std::io::Read;
+
+use bytes::Bytes;
+
+use crate::types::{Descriptor, RepositoryName, Tag};
+
+/// What an image is called, as far as its origin says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageName {
+    /// As a client of ours would write it: `acme/app`, or `quay.io/acme/app`.
+    pub repository: Option<RepositoryName>,
+    pub tag: Option<Tag>,
+}
+
+/// An image that an origin has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    pub name: ImageName,
+    /// Its manifest or index.
+    pub root: Descriptor,
+}
+
+/// Where images come from. Untrusted: sizes and digests are verified by whoever takes the bytes.
+pub trait Origin: Send + Sync {
+    /// All images, in the origin's own order.
+    fn images(&self) -> Result<Vec<Image>, Error>;
+
+    /// The bytes of a manifest that `image` is or names.
+    fn manifest(&self, image: &Image, manifest: &Descriptor) -> Result<Bytes, Error>;
+
+    /// The bytes of a blob that `image` names, from the first on.
+    fn blob(&self, image: &Image, blob: &Descriptor) -> Result<Box<dyn Read + Send + '_>, Error>;
+}
+
+/// Where images go. Each method may be called from several threads at once.
+pub trait Destination: Send + Sync {
+    /// Whether `blob` is there under `name`, or can be had there without sending it.
+    fn has_blob(&self, name: &RepositoryName, blob: &Descriptor) -> Result<bool, Error>;
+
+    /// Takes a blob whole, or leaves no trace of it: bytes that are not of its digest and size are refused.
+    fn put_blob(
+        &self,
+        name: &RepositoryName,
+        blob: &Descriptor,
+        content: &mut (dyn Read + Send),
+    ) -> Result<(), Error>;
+
+    /// Takes a manifest by its digest; all that it names has been put.
+    fn put_manifest(
+        &self,
+        name: &RepositoryName,
+        manifest: &Descriptor,
+        bytes: &Bytes,
+    ) -> Result<(), Error>;
+
+    /// The commit of an image: takes its root and makes it visible under `tag`; all that it names has been put.
+    fn put_image(
+        &self,
+        name: &RepositoryName,
+        tag: &Tag,
+        root: &Descriptor,
+        bytes: &Bytes,
+    ) -> Result<(), Error>;
+
+    /// After the last image. An archive gets its final name here and not before.
+    fn finish(&self) -> Result<(), Error>;
+}
+
+/// Why an image could not be carried: what was being read or written, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The origin is damaged, hostile or gone.
+    #[error("can't read {place}: {why}")]
+    Origin {
+        /// A file, an entry of an archive, or a registry's name for it.
+        place: String,
+        why: String,
+    },
+    /// The destination does not take it.
+    #[error("can't write {place}: {why}")]
+    Destination { place: String, why: String },
+}
