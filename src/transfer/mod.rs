@@ -6,11 +6,15 @@
 //!
 //! Everything here blocks; nothing that an origin says is believed before it is verified.
 
+mod verified;
+
 use std::io::Read;
 
 use bytes::Bytes;
 
 use crate::types::{Descriptor, RepositoryName, Tag};
+
+pub use verified::Verified;
 
 /// What an image is called, as far as its origin says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,17 +44,23 @@ pub trait Origin: Send + Sync {
     fn blob(&self, image: &Image, blob: &Descriptor) -> Result<Box<dyn Read + Send + '_>, Error>;
 }
 
+/// Opens a blob's bytes, from the first on, as often as they have to be sent.
+pub type Open<'a> = dyn Fn() -> Result<Box<dyn Read + Send + 'a>, Error> + Sync + 'a;
+
 /// Where images go. Each method may be called from several threads at once.
+///
+/// One that is dropped without [`finish`](Self::finish) takes back what nobody can see yet.
 pub trait Destination: Send + Sync {
     /// Whether `blob` is there under `name`, or can be had there without sending it.
     fn has_blob(&self, name: &RepositoryName, blob: &Descriptor) -> Result<bool, Error>;
 
-    /// Takes a blob whole, or leaves no trace of it: bytes that are not of its digest and size are refused.
+    /// Takes a blob whole, or leaves no trace of it: bytes that are not of its digest and size are refused
+    /// ([`Verified`]). Opens the content anew where sending it has to begin anew.
     fn put_blob(
         &self,
         name: &RepositoryName,
         blob: &Descriptor,
-        content: &mut (dyn Read + Send),
+        content: &Open<'_>,
     ) -> Result<(), Error>;
 
     /// Takes a manifest by its digest; all that it names has been put.
@@ -61,11 +71,12 @@ pub trait Destination: Send + Sync {
         bytes: &Bytes,
     ) -> Result<(), Error>;
 
-    /// The commit of an image: takes its root and makes it visible under `tag`; all that it names has been put.
+    /// The commit of an image: takes its root and makes it visible under `tag`, or by its digest alone; all that it names
+    /// has been put.
     fn put_image(
         &self,
         name: &RepositoryName,
-        tag: &Tag,
+        tag: Option<&Tag>,
         root: &Descriptor,
         bytes: &Bytes,
     ) -> Result<(), Error>;
