@@ -3,7 +3,9 @@
 //! Flags stay text here. What they mean, and what beats them, is `config`'s.
 
 mod ca;
+mod completions;
 mod configure;
+mod man;
 mod serve;
 
 use std::io::{self, Write as _};
@@ -27,6 +29,10 @@ enum Command {
     Ca(ca::Arguments),
     /// Point docker, containerd, podman, BuildKit, kind, the system or a shell at a standin that runs
     Configure(Box<configure::Arguments>),
+    /// Print a script that has a shell complete commands and options
+    Completions(completions::Arguments),
+    /// Print the manual, or write all its pages
+    Man(man::Arguments),
 }
 
 impl Cli {
@@ -39,6 +45,8 @@ impl Cli {
             Command::Serve(arguments) => arguments.run(),
             Command::Ca(arguments) => arguments.run(),
             Command::Configure(arguments) => arguments.run(),
+            Command::Completions(arguments) => arguments.run(),
+            Command::Man(arguments) => arguments.run(),
         }
     }
 }

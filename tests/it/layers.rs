@@ -41,6 +41,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("base64", &["http", "proxy", "upstream"]),
     ("bcrypt", &["registry"]),
     ("clap", &["config", "cli", "main"]),
+    ("clap_complete", &["cli"]),
+    ("clap_mangen", &["cli"]),
     ("env_logger", &["config", "app", "cli", "main"]),
     ("flate2", &["transfer"]),
     ("indicatif", &["clients", "job"]),

@@ -44,6 +44,7 @@ mod upstream_errors;
 mod cli;
 mod configure;
 mod disk;
+mod manual;
 mod metrics;
 mod seed;
 mod tls;
