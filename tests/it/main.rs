@@ -9,6 +9,7 @@ mod support;
 // The spec's sections.
 mod content_discovery;
 mod content_management;
+mod error_page;
 mod errors;
 
 mod http;
