@@ -12,7 +12,7 @@ use std::{
 };
 
 use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, map_config};
-use actix_web::{App, HttpRequest, dev::AppConfig};
+use actix_web::{App, HttpMessage as _, HttpRequest, dev::AppConfig};
 use anyhow::Context as _;
 use tokio::{
     runtime::Runtime,
@@ -52,6 +52,8 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         own_names: own.names.iter().cloned().collect(),
         own_addresses: own.addresses.iter().copied().collect(),
         certificate: config.certificate.clone(),
+        authority: config.authority.clone(),
+        http2: config.http2,
     })?);
     let Assembly {
         runtime,
@@ -174,7 +176,10 @@ fn run(
         let judge = move |request: actix_http::Request| {
             let http = judging.clone();
             async move {
-                let connection = described(request.conn_data());
+                let connection = {
+                    let extensions = request.extensions();
+                    described(request.conn_data().or_else(|| extensions.get()))
+                };
                 match http.refusal(request.head(), &connection).await {
                     Some(refusal) => Err(refusal.into()),
                     None => Ok(request),
@@ -236,7 +241,8 @@ async fn expire(registry: Registry) {
 
 /// What the connection front knows, in the words of the HTTP layer.
 fn connection(request: &HttpRequest) -> http::Connection {
-    described(request.conn_data())
+    let extensions = request.extensions();
+    described(request.conn_data().or_else(|| extensions.get()))
 }
 
 fn described(connection: Option<&proxy::Connection>) -> http::Connection {

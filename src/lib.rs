@@ -40,8 +40,8 @@
 //! # The life of a pull
 //!
 //! 1. `proxy` looks at a connection's first byte. TLS gets a certificate from `tls` for the server name it asks for; then
-//!    it is HTTP/1.1 either way. A CONNECT to a configured registry begins the same once more, within that
-//!    connection.
+//!    it is HTTP/1.1 either way, or HTTP/2 if `--h2` offers that. A CONNECT to a configured registry begins the same once
+//!    more, within that connection.
 //! 2. `http` reads the path from its end, parses name, reference and digest into `types`, and has the registry resolve
 //!    the name: `?ns=`, the host the client believes in, the name's first component, or the default registry. Then
 //!    [`Access`](registry::access::Access) lets the request pass, or says whether logging in would help.

@@ -8,8 +8,8 @@ use clap::{Args, Subcommand};
 
 use super::serve;
 use crate::{
-    config::{Directories, Flags, Sources},
-    tls::{MintedLeaf, facts::Facts},
+    config::{self, Directories, Flags, Key, Sources},
+    tls::{AuthorityPlace, MintedLeaf, facts::Facts},
 };
 
 #[derive(Args, Debug)]
@@ -52,6 +52,12 @@ enum Command {
 struct Location {
     #[command(flatten)]
     directories: serve::Directories,
+    /// Certificate authority that `serve` was given, with --ca-key{n}[default: ca.pem in --state] [env: STANDIN_CA_CERT]
+    #[arg(long, value_name = "FILE", help_heading = "Trust")]
+    ca_cert: Option<String>,
+    /// Its private key{n}[env: STANDIN_CA_KEY]
+    #[arg(long, value_name = "FILE", help_heading = "Trust")]
+    ca_key: Option<String>,
     #[command(flatten)]
     file: serve::File,
 }
@@ -64,15 +70,14 @@ impl Arguments {
                 out,
                 location,
             } => {
-                let ca = locate(location)?;
-                let state = ca.parent().unwrap_or(&ca);
-                for path in MintedLeaf::new(state, &names)?.write(&out)? {
+                let place = locate(location)?;
+                for path in MintedLeaf::new(&place, &names)?.write(&out)? {
                     super::print(path.display())?;
                 }
             }
-            Command::Path { location } => super::print(locate(location)?.display())?,
+            Command::Path { location } => super::print(locate(location)?.certificate().display())?,
             Command::Show { location, pem } => {
-                let path = locate(location)?;
+                let path = locate(location)?.certificate();
                 if pem {
                     let text = std::fs::read_to_string(&path)
                         .with_context(|| format!("cannot read {}", path.display()))?;
@@ -86,14 +91,20 @@ impl Arguments {
     }
 }
 
-/// The path of the certificate, which exists.
-fn locate(location: Location) -> anyhow::Result<PathBuf> {
+/// Where the authority is, whose certificate exists.
+fn locate(location: Location) -> anyhow::Result<AuthorityPlace> {
     let flags = location
         .directories
-        .add_to(Flags::new(location.file.config));
+        .add_to(Flags::new(location.file.config))
+        .with(Key::CaCert, location.ca_cert)
+        .with(Key::CaKey, location.ca_key);
     let sources = Sources::read(flags, std::env::vars_os().collect())?;
+    if let Some((certificate, key)) = config::certified(&sources, Key::CaCert, Key::CaKey)? {
+        return Ok(AuthorityPlace::Given { certificate, key });
+    }
     let state = Directories::from_sources(&sources)?.state;
-    let path = state.join("ca.pem");
+    let place = AuthorityPlace::Kept(state.clone());
+    let path = place.certificate();
     let found = path
         .try_exists()
         .with_context(|| format!("cannot look for {}", path.display()))?;
@@ -103,5 +114,5 @@ fn locate(location: Location) -> anyhow::Result<PathBuf> {
          that it was started with",
         state.display()
     );
-    Ok(path)
+    Ok(place)
 }

@@ -103,6 +103,23 @@ pub(super) struct Arguments {
     /// Its private key (PEM){n}[env: STANDIN_TLS_KEY]
     #[arg(long, value_name = "FILE", help_heading = "Trust")]
     tls_key: Option<String>,
+    /// Certificate authority of your own (PEM) to make certificates with, with --ca-key{n}[default: made here]
+    /// [env: STANDIN_CA_CERT]
+    #[arg(long, value_name = "FILE", help_heading = "Trust")]
+    ca_cert: Option<String>,
+    /// Its private key (PEM){n}[env: STANDIN_CA_KEY]
+    #[arg(long, value_name = "FILE", help_heading = "Trust")]
+    ca_key: Option<String>,
+    /// Let TLS clients choose HTTP/2, which is slower for large blobs{n}[env: STANDIN_H2]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Trust"
+    )]
+    h2: Option<String>,
 
     /// User who may log in; the password may hold colons; may be repeated{n}[env: STANDIN_USER, one to a line]
     #[arg(long, value_name = "NAME:PASSWORD:read|write", help_heading = "Access")]
@@ -159,6 +176,9 @@ impl Arguments {
             .with(Key::San, self.san)
             .with(Key::TlsCert, self.tls_cert)
             .with(Key::TlsKey, self.tls_key)
+            .with(Key::CaCert, self.ca_cert)
+            .with(Key::CaKey, self.ca_key)
+            .with(Key::H2, self.h2)
             .with(Key::User, self.user)
             .with(Key::Htpasswd, self.htpasswd)
             .with(Key::TokenKey, self.token_key)

@@ -67,6 +67,10 @@ pub struct Config {
     pub negative_ttl: Duration,
     /// The operator's own certificate chain and key, absolute paths of PEM files.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// The operator's own authority and its key, likewise.
+    pub authority: Option<(PathBuf, PathBuf)>,
+    /// Clients may choose HTTP/2.
+    pub http2: bool,
     pub san: Vec<San>,
     pub external_url: Option<ExternalUrl>,
     pub durability: Durability,
@@ -131,12 +135,12 @@ impl Config {
         let tag_ttl = TagTtl::from_sources(sources, is_registry)?;
         let users = users::users(sources, is_registry)?;
 
-        let certificate = match (path(Key::TlsCert)?, path(Key::TlsKey)?) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            (None, None) => None,
-            (Some(_), None) => return Err(without(sources, Key::TlsCert, Key::TlsKey)),
-            (None, Some(_)) => return Err(without(sources, Key::TlsKey, Key::TlsCert)),
-        };
+        let certificate = certified(sources, Key::TlsCert, Key::TlsKey)?;
+        let authority = certified(sources, Key::CaCert, Key::CaKey)?;
+        if certificate.is_some() && authority.is_some() {
+            let problem = "the certificate of tls-cert is served to everyone, so no authority is needed: give either";
+            return Err(refuse(sources, Key::CaCert, problem.to_owned()));
+        }
         Ok(Self {
             listen,
             data,
@@ -154,6 +158,8 @@ impl Config {
             tag_ttl,
             negative_ttl: duration(Key::NegativeTtl)?.unwrap_or(DEFAULT_NEGATIVE_TTL),
             certificate,
+            authority,
+            http2: switch(Key::H2)?,
             san: sources
                 .list(Key::San, |given| given.text.parse())?
                 .unwrap_or_default(),
@@ -294,6 +300,24 @@ fn refuse(sources: &Sources, key: Key, problem: String) -> ConfigError {
             key: key.name(),
             problem,
         },
+    }
+}
+
+/// A certificate and its key, absolute paths, which go together.
+///
+/// # Errors
+/// One without the other.
+pub(crate) fn certified(
+    sources: &Sources,
+    certificate: Key,
+    key: Key,
+) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
+    let path = |key| sources.one(key, |given| given.path(&given.text));
+    match (path(certificate)?, path(key)?) {
+        (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(without(sources, certificate, key)),
+        (None, Some(_)) => Err(without(sources, key, certificate)),
     }
 }
 

@@ -20,11 +20,14 @@ pub type Environment = BTreeMap<OsString, OsString>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
     Authfile,
+    CaCert,
+    CaKey,
     Data,
     DefaultRegistry,
     Durability,
     ExternalUrl,
     Grace,
+    H2,
     Htpasswd,
     Listen,
     LocalOnly,
@@ -60,13 +63,16 @@ pub enum Key {
 }
 
 impl Key {
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 41] = [
         Self::Authfile,
+        Self::CaCert,
+        Self::CaKey,
         Self::Data,
         Self::DefaultRegistry,
         Self::Durability,
         Self::ExternalUrl,
         Self::Grace,
+        Self::H2,
         Self::Htpasswd,
         Self::Listen,
         Self::LocalOnly,
@@ -105,11 +111,14 @@ impl Key {
     pub fn name(self) -> &'static str {
         match self {
             Self::Authfile => "authfile",
+            Self::CaCert => "ca-cert",
+            Self::CaKey => "ca-key",
             Self::Data => "data",
             Self::DefaultRegistry => "default-registry",
             Self::Durability => "durability",
             Self::ExternalUrl => "external-url",
             Self::Grace => "grace",
+            Self::H2 => "h2",
             Self::Htpasswd => "htpasswd",
             Self::Listen => "listen",
             Self::LocalOnly => "local-only",

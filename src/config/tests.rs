@@ -340,6 +340,9 @@ fn values_that_are_refused() {
         (Key::Grace, &["soon"], &["\"soon\"", "30s"]),
         (Key::TlsCert, &["/c.pem"], &["tls-key is not given"]),
         (Key::TlsKey, &["/k.pem"], &["tls-cert is not given"]),
+        (Key::CaCert, &["/c.pem"], &["ca-key is not given"]),
+        (Key::CaKey, &["/k.pem"], &["ca-cert is not given"]),
+        (Key::H2, &["maybe"], &["\"maybe\"", "true", "false"]),
         (Key::San, &["*.a.io"], &["\"*.a.io\"", "DNS name"]),
         (
             Key::ExternalUrl,

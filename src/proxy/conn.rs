@@ -19,9 +19,11 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
+use super::http2;
 use crate::registry::Intercepted;
 
-/// What is known of a connection before its first request. A handler finds it in the request's connection data.
+/// What is known of a connection before its first request. A handler finds it in the request's connection data, over
+/// HTTP/2 in its extensions.
 #[derive(Clone, Debug)]
 pub struct Connection {
     /// The client. IPv4 is IPv4 here, also when it came to a dual-stack listener.
@@ -81,6 +83,16 @@ impl Conn {
     /// Whether it runs within another one, by CONNECT.
     pub(super) fn is_inner(&self) -> bool {
         matches!(self.stream, Stream::Inner(_) | Stream::InnerTls(_))
+    }
+
+    /// Whether the client has chosen HTTP/2 in its TLS handshake.
+    pub(super) fn speaks_http2(&self) -> bool {
+        let chosen = match &self.stream {
+            Stream::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+            Stream::InnerTls(stream) => stream.get_ref().1.alpn_protocol(),
+            Stream::Plain(_) | Stream::Inner(_) => None,
+        };
+        chosen == Some(http2::PROTOCOL)
     }
 
     fn io(&mut self) -> Pin<&mut dyn Io> {

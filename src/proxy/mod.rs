@@ -1,7 +1,8 @@
 //! The connection front: one port that answers plain HTTP and TLS, and the place where CONNECT arrives.
 //!
 //! Decides what a connection is by its first byte and whom TLS speaks for by the client's server name; then actix-http
-//! speaks HTTP/1.1 on it, with the service that the caller brings. Knows nothing of what the requests mean.
+//! speaks HTTP/1.1 on it, or `http2` what its name says, with the service that the caller brings. Knows nothing of what the
+//! requests mean.
 //!
 //! - A connection that has sent nothing, or only half a handshake, ends after a limit, and at once when the server drains.
 //! - An idle connection ends at once when the server drains; a request in flight has until `Limits::grace`.
@@ -37,11 +38,13 @@ use crate::{
 
 mod conn;
 mod connect;
+mod http2;
 mod policy;
 mod tunnel;
 mod via;
 
 use conn::{Conn, Io, Socket};
+use http2::Answers;
 
 pub use conn::Connection;
 pub use policy::{TunnelHosts, TunnelPattern};
@@ -93,7 +96,7 @@ pub struct Gateway {
 /// `Server::handle().stop(graceful)` only: signals are the caller's. `app` makes one HTTP service per worker and listener.
 /// `judge` sees a request whose client waits before it sends the body (`Expect: 100-continue`), and may refuse it then.
 ///
-/// A request's connection data hold its [`Connection`].
+/// A request's connection data, or over HTTP/2 its extensions, hold its [`Connection`].
 pub fn server<F, S, B, J, R>(
     listeners: Vec<std::net::TcpListener>,
     tls: Arc<Tls>,
@@ -137,19 +140,20 @@ where
                 http: RefCell::default(),
             });
             let (app, judge) = (app.clone(), judge.clone());
-            fn_factory(move || serve(front.clone(), app(), judge.clone()))
+            fn_factory(move || serve(front.clone(), app.clone(), judge.clone()))
         })?;
     }
     Ok(builder.run())
 }
 
 /// What one worker does with the connections of one listener.
-async fn serve<S, B, J, R>(
+async fn serve<F, S, B, J, R>(
     front: Rc<Front>,
-    app: S,
+    app: F,
     judge: J,
 ) -> Result<impl Service<TcpStream, Response = (), Error = ()>, ()>
 where
+    F: Fn() -> S,
     S: ServiceFactory<Request, Config = ()> + 'static,
     S::Error: Into<Response<BoxBody>> + 'static,
     S::InitError: Debug,
@@ -180,7 +184,7 @@ where
         .on_connect_ext(|conn: &Conn, data| {
             data.insert(conn.connection.clone());
         })
-        .expect(fn_service(judge))
+        .expect(fn_service(judge.clone()))
         .upgrade(fn_service(move |(request, framed)| {
             let front = upgraded.clone();
             async move {
@@ -188,15 +192,33 @@ where
                 Ok::<_, actix_http::Error>(())
             }
         }))
-        .finish(app)
+        .finish(app())
         .new_service(())
         .await?;
     let http = Rc::new(http);
+    let http2 = match front.tls.offers_http2() {
+        true => {
+            let service = app().new_service(()).await;
+            let service = service.map_err(|error| log::error!("can't start serving: {error:?}"))?;
+            Some(Rc::new(Answers { service, judge }))
+        }
+        false => None,
+    };
+    let (limits, drain) = (front.limits, front.drain.clone());
     let http: Rc<Http> = Rc::new(move |conn: Conn| {
-        let http = http.clone();
+        let (http, http2, drain) = (http.clone(), http2.clone(), drain.clone());
         Box::pin(async move {
             let peer = conn.connection.peer;
-            if let Err(error) = http.call((conn, Protocol::Http1, Some(peer))).await {
+            let spoken = match http2.filter(|_| conn.speaks_http2()) {
+                Some(answers) => http2::speak(conn, &answers, limits, &drain)
+                    .await
+                    .map_err(|error| error.to_string()),
+                None => {
+                    let spoken = http.call((conn, Protocol::Http1, Some(peer))).await;
+                    spoken.map_err(|error| error.to_string())
+                }
+            };
+            if let Err(error) = spoken {
                 log::debug!("connection from {peer}: {error}");
             }
         })

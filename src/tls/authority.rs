@@ -8,7 +8,7 @@
 //!   under the old certificate too, so a client has ten days to fetch the new one.
 //! - Either way the old certificate stays beside it as `ca.previous.pem`.
 //! - A file that cannot be read or does not fit is an error: it may be somebody's only copy.
-//! - A CA that an operator put there is used as it is, and never replaced.
+//! - A CA that an operator put there, or gave from elsewhere, is used as it is, and never replaced.
 //! - A certificate leaves its place before another key arrives, and returns last. Wherever a process is killed, either a
 //!   whole CA is there, or a key without a certificate, which the next start completes.
 
@@ -16,7 +16,7 @@ use std::{
     fs::{self, DirBuilder, OpenOptions, Permissions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rcgen::{
@@ -53,10 +53,31 @@ const LEAF_LIFE: Duration = Duration::hours(24);
 /// Clients whose clock is behind ours must not find a certificate "not yet valid".
 const BACKDATED: Duration = Duration::hours(24);
 
+/// Where an authority is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuthorityPlace {
+    /// In the state directory, where it is made if it is missing.
+    Kept(PathBuf),
+    /// The operator's, as PEM files. Nothing is ever written there.
+    Given { certificate: PathBuf, key: PathBuf },
+}
+
+impl AuthorityPlace {
+    /// The file a client should trust.
+    pub fn certificate(&self) -> PathBuf {
+        match self {
+            Self::Kept(state) => state.join(CERTIFICATE),
+            Self::Given { certificate, .. } => certificate.clone(),
+        }
+    }
+}
+
 pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     common_name: String,
     certificate: Certified,
+    /// What certifies an operator's CA in its turn, if the operator gave that along.
+    above: Vec<pem::Block>,
     previous: Option<Certified>,
     permits: Permits,
 }
@@ -69,9 +90,39 @@ pub(super) struct Leaf {
 }
 
 impl Authority {
-    /// The CA of `state`, which afterwards permits `wanted`: loaded if it does and is not near its end, else minted,
-    /// renewed or replaced.
-    pub(super) fn open(state: &Path, wanted: &Permits, now: OffsetDateTime) -> Result<Self, Error> {
+    /// The CA of `place`, which afterwards permits `wanted`: loaded if it does and is not near its end, else minted,
+    /// renewed or replaced; an operator's is refused then.
+    pub(super) fn open(
+        place: &AuthorityPlace,
+        wanted: &Permits,
+        now: OffsetDateTime,
+    ) -> Result<Self, Error> {
+        match place {
+            AuthorityPlace::Kept(state) => Self::kept(state, wanted, now),
+            AuthorityPlace::Given { certificate, key } => {
+                let ca = Self::given(certificate, key)?;
+                let refuse = |problem| Error::given(certificate.clone(), problem);
+                let missing = ca.permits.missing(wanted);
+                if !missing.is_empty() {
+                    return Err(refuse(Problem::NotPermitted(missing.join(", "))));
+                }
+                let Certified {
+                    not_before,
+                    not_after,
+                    ..
+                } = ca.certificate;
+                match ca.validity(now) {
+                    Validity::Fresh | Validity::Ending => Ok(ca),
+                    Validity::Over => Err(refuse(Problem::NotValid(
+                        not_before.date(),
+                        not_after.date(),
+                    ))),
+                }
+            }
+        }
+    }
+
+    fn kept(state: &Path, wanted: &Permits, now: OffsetDateTime) -> Result<Self, Error> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -105,8 +156,28 @@ impl Authority {
         }
     }
 
-    /// The CA of `state` as it is; nothing is made.
-    pub(super) fn load(state: &Path) -> Result<Self, Error> {
+    /// The CA of `place` as it is; nothing is made.
+    pub(super) fn load(place: &AuthorityPlace) -> Result<Self, Error> {
+        match place {
+            AuthorityPlace::Kept(state) => Self::load_kept(state),
+            AuthorityPlace::Given { certificate, key } => Self::given(certificate, key),
+        }
+    }
+
+    /// An operator's CA: the first certificate of `file` and its key. What stands behind it in the file is sent along.
+    fn given(file: &Path, key_file: &Path) -> Result<Self, Error> {
+        let contents =
+            |path: &Path| fs::read(path).map_err(|reason| Error::io("read", path, reason));
+        let (pem, key) = (
+            contents(file)?,
+            key_pair(key_file, &contents(key_file)?, Error::given)?,
+        );
+        let refuse = |problem| Error::given(file.to_owned(), problem);
+        let above = pem::certificates(&pem).map_err(refuse)?.split_off(1);
+        Self::of(&pem, key, key_file, refuse).map(|ca| Self { above, ..ca })
+    }
+
+    fn load_kept(state: &Path) -> Result<Self, Error> {
         match OnDisk::load(state)? {
             OnDisk::Authority(ca) => Ok(*ca),
             OnDisk::Nothing | OnDisk::KeyAlone(_) => {
@@ -142,7 +213,7 @@ impl Authority {
             .as_ref()
             .filter(|previous| now < previous.not_after)
             .map_or("", |previous| &*previous.pem);
-        format!("{}{previous}", self.certificate.pem)
+        format!("{}{}{previous}", self.certificate.pem, self.above_pem())
     }
 
     /// A server certificate with a key of its own, for 24 hours or as long as this CA lives.
@@ -152,7 +223,11 @@ impl Authority {
     pub(super) fn issue(&self, hosts: &[Host], now: OffsetDateTime) -> Result<Leaf, Error> {
         let (leaf, key) = self.sign(hosts, now)?;
         Ok(Leaf {
-            chain: vec![leaf.der().clone(), self.certificate.der.clone()],
+            chain: [leaf.der(), &self.certificate.der]
+                .into_iter()
+                .chain(self.above.iter().map(|block| &block.der))
+                .cloned()
+                .collect(),
             key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
             not_after: self.leaf_end(now),
         })
@@ -165,8 +240,12 @@ impl Authority {
         now: OffsetDateTime,
     ) -> Result<(String, String), Error> {
         let (leaf, key) = self.sign(hosts, now)?;
-        let chain = format!("{}{}", leaf.pem(), self.certificate.pem);
+        let chain = format!("{}{}{}", leaf.pem(), self.certificate.pem, self.above_pem());
         Ok((chain, key.serialize_pem()))
+    }
+
+    fn above_pem(&self) -> String {
+        self.above.iter().map(|block| block.pem.as_str()).collect()
     }
 
     fn leaf_end(&self, now: OffsetDateTime) -> OffsetDateTime {
@@ -254,8 +333,70 @@ impl Authority {
                 }
             }
         }
-        Self::load(state)
+        Self::load_kept(state)
     }
+
+    /// The CA of a file and its key; `refuse` says what is wrong with the file.
+    fn of(
+        file: &[u8],
+        key: KeyPair,
+        key_path: &Path,
+        refuse: impl Fn(Problem) -> Error,
+    ) -> Result<Self, Error> {
+        let (certificate, (common_name, permits)) = Certified::parse(file, |x509| {
+            if !x509.is_ca() {
+                return Err(Problem::NotAnAuthority);
+            }
+            if !signs_servers(x509) {
+                return Err(Problem::NotForServers);
+            }
+            if x509.public_key().raw != key.subject_public_key_info() {
+                return Err(Problem::Mismatch(key_path.to_owned()));
+            }
+            let common_name = x509.subject().iter_common_name().next();
+            let common_name = common_name.and_then(|name| name.as_str().ok());
+            let permits =
+                Permits::of(x509).map_err(|error| Problem::Malformed(error.to_string()))?;
+            Ok((common_name.unwrap_or_default().to_owned(), permits))
+        })
+        .map_err(refuse)?;
+        Ok(Self {
+            issuer: Issuer::from_ca_cert_der(&certificate.der, key)?,
+            common_name,
+            certificate,
+            above: Vec::new(),
+            previous: None,
+            permits,
+        })
+    }
+}
+
+/// Whether what it signs can be a server's certificate, as clients judge.
+fn signs_servers(ca: &X509Certificate<'_>) -> bool {
+    let signs = match ca.key_usage() {
+        Ok(Some(usage)) => usage.value.key_cert_sign(),
+        Ok(None) => true,
+        Err(_) => false,
+    };
+    signs
+        && match ca.extended_key_usage() {
+            Ok(Some(usage)) => usage.value.any || usage.value.server_auth,
+            Ok(None) => true,
+            Err(_) => false,
+        }
+}
+
+/// The key of a file; `refuse` says what is wrong with it.
+fn key_pair(
+    path: &Path,
+    pem: &[u8],
+    refuse: fn(PathBuf, Problem) -> Error,
+) -> Result<KeyPair, Error> {
+    pem::key(pem)
+        .and_then(|key| {
+            KeyPair::try_from(&key).map_err(|error| Problem::Malformed(error.to_string()))
+        })
+        .map_err(|problem| refuse(path.to_owned(), problem))
 }
 
 /// How a certificate stands to the clock.
@@ -291,11 +432,7 @@ impl OnDisk {
         let key = match (read(&key_path)?, &pem) {
             (None, None) => return Ok(Self::Nothing),
             (None, Some(_)) => return Err(Error::authority(key_path, Problem::Missing)),
-            (Some(key), _) => pem::key(&key)
-                .and_then(|key| {
-                    KeyPair::try_from(&key).map_err(|error| Problem::Malformed(error.to_string()))
-                })
-                .map_err(|problem| Error::authority(key_path.clone(), problem))?,
+            (Some(key), _) => key_pair(&key_path, &key, Error::authority)?,
         };
         let Some(pem) = pem else {
             return Ok(Self::KeyAlone(key));
@@ -308,27 +445,9 @@ impl OnDisk {
             }
             None => None,
         };
-        let (certificate, (common_name, permits)) = Certified::parse(&pem, |x509| {
-            if !x509.is_ca() {
-                return Err(Problem::NotAnAuthority);
-            }
-            if x509.public_key().raw != key.subject_public_key_info() {
-                return Err(Problem::Mismatch(key_path.clone()));
-            }
-            let common_name = x509.subject().iter_common_name().next();
-            let common_name = common_name.and_then(|name| name.as_str().ok());
-            let permits =
-                Permits::of(x509).map_err(|error| Problem::Malformed(error.to_string()))?;
-            Ok((common_name.unwrap_or_default().to_owned(), permits))
-        })
-        .map_err(|problem| Error::authority(path, problem))?;
-        Ok(Self::Authority(Box::new(Authority {
-            issuer: Issuer::from_ca_cert_der(&certificate.der, key)?,
-            common_name,
-            certificate,
-            previous,
-            permits,
-        })))
+        let refuse = |problem| Error::authority(path.clone(), problem);
+        let ca = Authority::of(&pem, key, &key_path, refuse)?;
+        Ok(Self::Authority(Box::new(Authority { previous, ..ca })))
     }
 }
 

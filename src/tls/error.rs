@@ -30,6 +30,9 @@ pub enum Error {
         "{0:?} is no DNS name that a certificate can hold: give a name such as registry.ci.example, without port"
     )]
     Name(String),
+    /// The operator's own authority or its key.
+    #[error("{} {problem}: give --ca-cert and --ca-key another, or neither to have an authority made", path.display())]
+    Given { path: PathBuf, problem: Problem },
     /// A certificate was wanted that clients would refuse.
     #[error(
         "{} does not permit {host}, so clients would refuse the certificate: start `standin serve` with --san {host}, which \
@@ -62,6 +65,8 @@ pub enum Problem {
     Malformed(String),
     #[error("is no certificate of a certificate authority")]
     NotAnAuthority,
+    #[error("may not sign certificates of servers (by its key usage)")]
+    NotForServers,
     #[error("does not belong to the key in {}", .0.display())]
     Mismatch(PathBuf),
     #[error("is not standin's own and does not permit {0}")]
@@ -77,6 +82,10 @@ impl Error {
             path: path.to_owned(),
             reason,
         }
+    }
+
+    pub(super) fn given(path: PathBuf, problem: Problem) -> Self {
+        Self::Given { path, problem }
     }
 
     pub(super) fn authority(path: PathBuf, problem: Problem) -> Self {

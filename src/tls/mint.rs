@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 
 use super::{
-    authority::{self, Authority, CERTIFICATE, Validity},
+    authority::{self, Authority, AuthorityPlace, Validity},
     error::Error,
     permits::Host,
 };
@@ -21,19 +21,19 @@ pub struct MintedLeaf {
 }
 
 impl MintedLeaf {
-    /// A certificate for all of `names` (DNS names and addresses), good for 24 hours or as long as the authority in
-    /// `state`. Nothing is written.
+    /// A certificate for all of `names` (DNS names and addresses), good for 24 hours or as long as the authority of
+    /// `place`. Nothing is written.
     ///
     /// # Errors
     /// There is no authority, it has ended, or it does not permit one of the names: clients would refuse them all.
-    pub fn new(state: &Path, names: &[String]) -> Result<Self, Error> {
+    pub fn new(place: &AuthorityPlace, names: &[String]) -> Result<Self, Error> {
         let hosts = names
             .iter()
             .map(|name| Host::parse(name).ok_or_else(|| Error::Name(name.clone())))
             .collect::<Result<Vec<_>, _>>()?;
         let now = OffsetDateTime::now_utc();
-        let authority = Authority::load(state)?;
-        let path = state.join(CERTIFICATE);
+        let authority = Authority::load(place)?;
+        let path = place.certificate();
         if authority.validity(now) == Validity::Over {
             return Err(Error::Ended(path));
         }

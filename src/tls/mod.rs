@@ -5,7 +5,7 @@
 //! - A client that asks for a configured registry by name gets a leaf for that name alone: it believes it talks to the
 //!   real one. Everyone else gets the leaf for our own names and addresses.
 //! - Leaves live for 24 hours, keep their key in memory only, and are made at a handshake, in some 50 microseconds.
-//! - HTTP/1.1 is the only protocol offered: it is the faster one for blobs, and the one that drains cleanly.
+//! - HTTP/1.1 is the only protocol offered unless HTTP/2 is asked for: it is the faster one for blobs.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -35,7 +35,8 @@ mod mint;
 mod pem;
 mod permits;
 
-use authority::{Authority, CERTIFICATE, Leaf, Validity};
+pub use authority::AuthorityPlace;
+use authority::{Authority, Leaf, Validity};
 pub use error::{Error, Problem};
 pub use mint::MintedLeaf;
 use permits::{Host, Permits};
@@ -53,12 +54,17 @@ pub struct Options {
     /// The operator's own certificate chain and key, as PEM files: then every handshake uses these, and there is no
     /// authority.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// The operator's own authority and its key, as PEM files, in place of the one in `state`.
+    pub authority: Option<(PathBuf, PathBuf)>,
+    /// Whether clients may choose HTTP/2.
+    pub http2: bool,
 }
 
 /// The TLS configurations of this server.
 pub struct Tls {
     identity: Identity,
     trusted: PathBuf,
+    http2: bool,
 }
 
 impl Tls {
@@ -99,6 +105,11 @@ impl Tls {
         }
     }
 
+    /// Whether a client may choose HTTP/2 in its handshake.
+    pub fn offers_http2(&self) -> bool {
+        self.http2
+    }
+
     /// The file a client should trust, as an absolute path.
     pub fn ca_path(&self) -> &Path {
         &self.trusted
@@ -108,7 +119,8 @@ impl Tls {
         let absolute = |path: &Path| {
             std::path::absolute(path).map_err(|reason| Error::io("resolve", path, reason))
         };
-        let settings = Settings::new()?;
+        let http2 = options.http2;
+        let settings = Settings::new(http2)?;
         if let Some((certificate, key)) = options.certificate {
             let (chain, config) = given(&settings, &certificate, &key, now)?;
             return Ok(Self {
@@ -117,6 +129,7 @@ impl Tls {
                     config: config.into(),
                 },
                 trusted: absolute(&certificate)?,
+                http2,
             });
         }
         let mut own = BTreeSet::new();
@@ -133,13 +146,19 @@ impl Tls {
         if options.registries.iter().any(RegistryHost::is_docker_hub) {
             registries.extend(DOCKER_HUB_HOSTS.into_iter().filter_map(Host::parse));
         }
-        let state = absolute(&options.state)?;
-        let trusted = state.join(CERTIFICATE);
-        let authority = Authority::open(&state, &wanted, now)?;
+        let place = match options.authority {
+            Some((certificate, key)) => AuthorityPlace::Given {
+                certificate: absolute(&certificate)?,
+                key: absolute(&key)?,
+            },
+            None => AuthorityPlace::Kept(absolute(&options.state)?),
+        };
+        let trusted = place.certificate();
+        let authority = Authority::open(&place, &wanted, now)?;
         Ok(Self {
             identity: Identity::Minted(Box::new(Minted {
                 settings,
-                state,
+                place,
                 own,
                 registries,
                 wanted,
@@ -148,6 +167,7 @@ impl Tls {
                 unnamed: Mutex::default(),
             })),
             trusted,
+            http2,
         })
     }
 
@@ -174,7 +194,7 @@ enum Identity {
 
 struct Minted {
     settings: Settings,
-    state: PathBuf,
+    place: AuthorityPlace,
     own: BTreeSet<Host>,
     registries: BTreeSet<Host>,
     wanted: Permits,
@@ -257,7 +277,7 @@ impl Minted {
         let mut current = lock(&self.authority);
         let validity = current.validity(now);
         if validity != Validity::Fresh {
-            match Authority::open(&self.state, &self.wanted, now) {
+            match Authority::open(&self.place, &self.wanted, now) {
                 Ok(authority) => *current = Arc::new(authority),
                 Err(error) if validity == Validity::Over => return Err(error),
                 Err(error) => log::error!("the certificate authority cannot be renewed: {error}"),
@@ -271,11 +291,16 @@ impl Minted {
 struct Settings {
     provider: Arc<CryptoProvider>,
     ticketer: Arc<dyn ProducesTickets>,
+    /// Those that clients may choose from.
+    protocols: Vec<Vec<u8>>,
 }
 
 impl Settings {
-    fn new() -> Result<Self, Error> {
+    fn new(http2: bool) -> Result<Self, Error> {
+        let http2 = http2.then_some(&b"h2"[..]);
+        let protocols = http2.into_iter().chain([&b"http/1.1"[..]]);
         Ok(Self {
+            protocols: protocols.map(<[u8]>::to_vec).collect(),
             provider: Arc::new(aws_lc_rs::default_provider()),
             ticketer: aws_lc_rs::Ticketer::new()?,
         })
@@ -290,7 +315,7 @@ impl Settings {
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_single_cert(chain, key)?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = self.protocols.clone();
         config.ticketer = self.ticketer.clone();
         config.send_tls13_tickets = 1;
         config.session_storage = Arc::new(NoServerSessionStorage {});

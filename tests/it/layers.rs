@@ -45,6 +45,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("clap_mangen", &["cli"]),
     ("env_logger", &["config", "app", "cli", "main"]),
     ("flate2", &["transfer"]),
+    ("h2", &["proxy"]),
     ("indicatif", &["clients", "job"]),
     ("jsonwebtoken", &["registry"]),
     ("prometheus_client", &["metrics"]),

@@ -13,6 +13,7 @@ mod error_page;
 mod errors;
 
 mod http;
+mod http2;
 mod limits;
 
 mod pull;

@@ -209,6 +209,50 @@ async fn a_certificate_for_another_server_of_the_job() {
 }
 
 #[tokio::test]
+async fn an_authority_of_the_operators_signs_in_place_of_ours() {
+    // Anybody's will do: another registry's, which permits the same names.
+    let theirs = TestRegistry::start().await;
+    let state = theirs.home().join("state");
+    let [cert, key] = ["ca.pem", "ca.key"].map(|name| state.join(name).display().to_string());
+    let given = || TestRegistry::builder().args(["--ca-cert", &cert, "--ca-key", &key]);
+    let registry = given().start().await;
+    assert_eq!(registry.ca(), theirs.ca());
+    registry.tls_client().get("/v2/").answer().await.expect(200);
+    let served = registry.client().get("/ca.pem").answer().await.expect(200);
+    assert_eq!(served.body, pem(&theirs));
+    let own = registry.home().join("state");
+    assert!(!own.join("ca.pem").exists() && !own.join("ca.key").exists());
+    let asked = std::process::Command::new(env!("CARGO_BIN_EXE_standin"))
+        .args(["ca", "path"])
+        .env("STANDIN_CA_CERT", &cert)
+        .env("STANDIN_CA_KEY", &key)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(asked.stdout).unwrap().trim_end(), cert);
+
+    for (builder, fragments) in [
+        (
+            given().registry("quay.io", "http://127.0.0.1:9"),
+            &["ca.pem", "does not permit quay.io", "--ca-cert"][..],
+        ),
+        (
+            TestRegistry::builder().args(["--ca-cert", &cert]),
+            &["ca-key is not given"],
+        ),
+        (
+            given().args(["--tls-cert", &cert, "--tls-key", &key]),
+            &["tls-cert", "give either"],
+        ),
+    ] {
+        let (status, said) = builder.fails_to_start().await;
+        assert!(!status.success());
+        for fragment in fragments {
+            assert!(said.contains(fragment), "{said}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_request_byte_by_byte() {
     let registry = TestRegistry::start().await;
     let mut raw = Raw::connect(registry.address()).await;

@@ -44,6 +44,8 @@ fn minted() -> (String, String) {
         own_names: vec!["localhost".to_owned()],
         own_addresses: Vec::new(),
         certificate: None,
+        authority: None,
+        http2: false,
     })
     .unwrap();
     let read = |name| fs::read_to_string(dir.path().join(name)).unwrap();

@@ -7,7 +7,7 @@ use std::{
 };
 
 use actix_http::{
-    StatusCode,
+    HttpMessage as _, StatusCode,
     body::{BodySize, BodyStream, SizedStream},
 };
 use actix_server::ServerHandle;
@@ -30,6 +30,7 @@ use super::*;
 use crate::{registry::OwnNames, tls, types::RegistryHost};
 
 mod connect;
+mod http2;
 mod tunnel;
 
 /// Long enough for a loaded machine; nothing that passes waits for it.
@@ -92,6 +93,8 @@ impl Running {
             own_names: vec!["localhost".to_owned()],
             own_addresses: vec![Ipv4Addr::LOCALHOST.into()],
             certificate: None,
+            authority: None,
+            http2: true,
         });
         let tls = Arc::new(tls.unwrap());
         let listener = std::net::TcpListener::bind(address).unwrap();
@@ -217,7 +220,7 @@ async fn answer(events: Arc<Events>, request: Request) -> Result<Response<BoxBod
             ),
         )),
         "/connect" => {
-            let connection = request.conn_data::<Connection>().unwrap();
+            let connection = connection_of(&request);
             let connect = connection.connect.as_ref();
             BoxBody::new(format!(
                 "tls={} server_name={:?} connect={:?}",
@@ -227,7 +230,7 @@ async fn answer(events: Arc<Events>, request: Request) -> Result<Response<BoxBod
             ))
         }
         _ => {
-            let connection = request.conn_data::<Connection>().unwrap();
+            let connection = connection_of(&request);
             BoxBody::new(format!(
                 "tls={} server_name={:?} local={} loopback={}",
                 connection.tls,
@@ -239,6 +242,12 @@ async fn answer(events: Arc<Events>, request: Request) -> Result<Response<BoxBod
     };
     assert_ne!(body.size(), BodySize::None);
     Ok(Response::with_body(StatusCode::OK, body))
+}
+
+fn connection_of(request: &Request) -> Connection {
+    let extensions = request.extensions();
+    let connection = request.conn_data().or_else(|| extensions.get());
+    connection.cloned().unwrap()
 }
 
 const LARGE: u64 = 64 << 20;
@@ -549,6 +558,8 @@ fn a_server_needs_an_address() {
         own_names: Vec::new(),
         own_addresses: vec![IpAddr::from([127, 0, 0, 1])],
         certificate: None,
+        authority: None,
+        http2: false,
     });
     let app = || fn_service(|_: Request| async { Ok::<_, Infallible>(Response::ok()) });
     let nobody: Resolver = Arc::new(|_| Box::pin(async { Err(io::ErrorKind::NotFound.into()) }));

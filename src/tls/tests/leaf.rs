@@ -119,6 +119,13 @@ fn a_configuration_is_kept_until_three_quarters_of_its_leaf_are_over() {
     };
     let first = config(0);
     assert_eq!(first.alpn_protocols, [b"http/1.1"]);
+    let dir = TempDir::new().unwrap();
+    let both = Tls::open(Options {
+        http2: true,
+        ..options(&dir, &[])
+    });
+    let both = both.unwrap().server_config(None, LOOPBACK).unwrap();
+    assert_eq!(both.alpn_protocols, [&b"h2"[..], b"http/1.1"]);
     assert!(Arc::ptr_eq(&first, &config(17)));
     assert!(!Arc::ptr_eq(&first, &config(19)));
 }
@@ -204,6 +211,105 @@ fn an_operators_certificate_is_served_to_everyone() {
     );
 }
 
+/// An operator's authority as PEM, and its key; `shape` says what is special about it.
+fn operators(
+    above: Option<&rcgen::Issuer<'_, KeyPair>>,
+    shape: impl FnOnce(&mut CertificateParams),
+) -> (String, KeyPair) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "Corp");
+    shape(&mut params);
+    let certificate = match above {
+        Some(above) => params.signed_by(&key, above),
+        None => params.self_signed(&key),
+    };
+    (certificate.unwrap().pem(), key)
+}
+
+#[test]
+fn an_operators_authority_signs_in_place_of_ours() {
+    let dir = TempDir::new().unwrap();
+    let [file, key_file] = ["corp.pem", "corp.key"].map(|name| dir.path().join(name));
+    let (root, root_key) = operators(None, |_| {});
+    let issuer = rcgen::Issuer::from_ca_cert_pem(&root, root_key).unwrap();
+    let (below, key) = operators(Some(&issuer), |params| {
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, "Corp CI");
+    });
+    fs::write(&file, format!("{below}{root}")).unwrap();
+    fs::write(&key_file, key.serialize_pem()).unwrap();
+    let with = || Options {
+        authority: Some((file.clone(), key_file.clone())),
+        ..options(&dir, &["quay.io"])
+    };
+    let tls = Tls::open(with()).unwrap();
+    assert_eq!(tls.ca_path(), file);
+    assert!(!dir.path().join("state").exists(), "nothing is made");
+    // A client that trusts the root alone is sent what leads there.
+    for host in ["quay.io", "localhost", "127.0.0.1"] {
+        let chain = handshake_at(&tls, root.as_bytes(), host, now()).expect(host);
+        assert_eq!(chain.len(), 3);
+    }
+    assert_eq!(tls.ca_pem(), format!("{below}{root}"));
+    let place = AuthorityPlace::Given {
+        certificate: file.clone(),
+        key: key_file.clone(),
+    };
+    MintedLeaf::new(&place, &["db.ci".to_owned()]).unwrap();
+
+    type Shape = fn(&mut CertificateParams);
+    let shapes: [(Shape, &str); 5] = [
+        (
+            |params| params.is_ca = rcgen::IsCa::ExplicitNoCa,
+            "is no certificate of a certificate authority",
+        ),
+        (
+            |params| params.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign],
+            "may not sign certificates of servers",
+        ),
+        (
+            |params| {
+                params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+            },
+            "may not sign certificates of servers",
+        ),
+        (
+            |params| {
+                let only = rcgen::GeneralSubtree::DnsName("corp.example".to_owned());
+                params.name_constraints = Some(rcgen::NameConstraints {
+                    permitted_subtrees: vec![only],
+                    excluded_subtrees: Vec::new(),
+                });
+            },
+            "does not permit localhost, quay.io",
+        ),
+        (
+            |params| params.not_after = now() - Duration::days(1),
+            "is valid only from",
+        ),
+    ];
+    for (shape, expected) in shapes {
+        let (pem, key) = operators(None, shape);
+        fs::write(&file, pem).unwrap();
+        fs::write(&key_file, key.serialize_pem()).unwrap();
+        let error = Tls::open(with()).err().unwrap().to_string();
+        for fragment in ["corp.pem", expected, "--ca-cert"] {
+            assert!(error.contains(fragment), "{error}");
+        }
+    }
+    let stranger = KeyPair::generate().unwrap();
+    fs::write(&file, &root).unwrap();
+    fs::write(&key_file, stranger.serialize_pem()).unwrap();
+    let error = Tls::open(with()).err().unwrap().to_string();
+    assert!(error.contains("does not belong to the key in"), "{error}");
+}
+
 #[test]
 fn names_no_certificate_can_hold_are_refused() {
     let dir = TempDir::new().unwrap();
@@ -223,7 +329,7 @@ fn names_no_certificate_can_hold_are_refused() {
 fn a_leaf_for_another_server_is_one_that_clients_accept_or_none() {
     let dir = TempDir::new().unwrap();
     let tls = open(&dir, &["quay.io"]);
-    let state = dir.path().join("state");
+    let state = AuthorityPlace::Kept(dir.path().join("state"));
     let mint = |names: &[&str]| {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         MintedLeaf::new(&state, &names)
@@ -236,7 +342,8 @@ fn a_leaf_for_another_server_is_one_that_clients_accept_or_none() {
     let mode = |path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&key), mode(&chain)), (0o600, 0o644));
     let given = |name: &str| {
-        let (_, config) = super::given(&Settings::new().unwrap(), &chain, &key, now()).unwrap();
+        let (_, config) =
+            super::given(&Settings::new(false).unwrap(), &chain, &key, now()).unwrap();
         let name = ServerName::try_from(name.to_owned()).unwrap();
         handshake(Arc::new(config), &tls.ca_pem(), name, now())
     };

@@ -29,6 +29,8 @@ fn options(dir: &TempDir, registries: &[&str]) -> Options {
         own_names: vec!["localhost".to_owned(), "Registry.CI".to_owned()],
         own_addresses: vec![LOOPBACK, "10.0.0.5".parse().unwrap()],
         certificate: None,
+        authority: None,
+        http2: false,
     }
 }
 
