@@ -217,6 +217,8 @@ fn classify_upstream(failure: &UpstreamFailure) -> (StatusCode, ErrorCode, Weigh
                 | Cause::Unreachable(_)
                 | Cause::Status(_)
                 | Cause::Unauthorized(_)
+                | Cause::Denied { .. }
+                | Cause::Refused { .. }
                 | Cause::Token { .. }
                 | Cause::Cut(_)
                 | Cause::Protocol(_)

@@ -6,7 +6,9 @@
 //!
 //! Everything here blocks; nothing that an origin says is believed before it is verified.
 
+mod remote;
 mod verified;
+mod wanted;
 
 use std::io::Read;
 
@@ -14,7 +16,9 @@ use bytes::Bytes;
 
 use crate::types::{Descriptor, RepositoryName, Tag};
 
+pub use remote::{Access, Remote, RemoteImages};
 pub use verified::Verified;
+pub use wanted::{InvalidWanted, Wanted};
 
 /// What an image is called, as far as its origin says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //! no retries.
 //!
 //! - A token is fetched once for a scope, however many wait for it, and again shortly before it expires or when it is
-//!   refused. Never more is asked for than to pull from the one repository.
+//!   refused. Never more is asked for than what is to be done with the one repository.
 //! - A token server is chosen by the registry, which is not trusted: `realm_allowed` says where we go.
 //! - A log-in that the token server refuses costs no public image: the token is then asked for without, and the log-in
 //!   is left alone for a minute.
@@ -42,18 +42,48 @@ use crate::types::{RegistryHost, RepositoryName, UpstreamUrl, digest::shown};
 use realm::realm_allowed;
 use request::{Request, Token, basic};
 
-/// What a token is good for: pulling from a repository, under the name that the endpoint has for it.
+/// What a token is good for in a repository, under the name that the endpoint has for it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Scope(RepositoryName);
+pub(super) struct Scope {
+    repository: RepositoryName,
+    access: Access,
+    /// A repository that content is mounted from, and so pulled.
+    from: Option<RepositoryName>,
+}
+
+/// What is to be done with a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Access {
+    Pull,
+    /// With all that it takes to find out what need not be sent.
+    Push,
+}
 
 impl Scope {
-    pub(super) fn pull(repository: &RepositoryName) -> Self {
-        Self(repository.clone())
+    pub(super) fn new(repository: &RepositoryName, access: Access) -> Self {
+        Self {
+            repository: repository.clone(),
+            access,
+            from: None,
+        }
     }
 
-    /// What to ask a token server for: in the registry's words if they are for this and no more.
+    /// To push to `repository` what is mounted from `from`.
+    pub(super) fn mount(repository: &RepositoryName, from: &RepositoryName) -> Self {
+        Self {
+            from: Some(from.clone()),
+            ..Self::new(repository, Access::Push)
+        }
+    }
+
+    /// What to ask a token server for: in the registry's words if they are for this and no more. Several are parted by
+    /// spaces.
     fn asked(&self, offered: Option<&str>) -> String {
-        let ours = format!("repository:{}:pull", self.0);
+        let actions = match self.access {
+            Access::Pull => "pull",
+            Access::Push => "pull,push",
+        };
+        let ours = format!("repository:{}:{actions}", self.repository);
         let is_ours = |offered: &&str| {
             let Some((kind, rest)) = offered.split_once(':') else {
                 return false;
@@ -72,7 +102,13 @@ impl Scope {
             });
             plain && Some(rest) == ours.strip_prefix("repository:")
         };
-        offered.filter(is_ours).map_or(ours, str::to_owned)
+        let asked = offered
+            .filter(is_ours)
+            .map_or_else(|| ours.clone(), str::to_owned);
+        match &self.from {
+            None => asked,
+            Some(from) => format!("{asked} repository:{from}:pull"),
+        }
     }
 }
 
@@ -265,7 +301,7 @@ impl Authority {
             service,
             scope: &asked,
         };
-        let login = self.credentials.find(Some(&scope.0)).await;
+        let login = self.credentials.find(Some(&scope.repository)).await;
         let Some(login) = login.filter(|login| !self.was_refused(login)) else {
             return request.send(None).await;
         };
@@ -289,7 +325,7 @@ impl Authority {
     }
 
     async fn basic(&self, scope: &Scope) -> Option<HeaderValue> {
-        match self.credentials.find(Some(&scope.0)).await? {
+        match self.credentials.find(Some(&scope.repository)).await? {
             Login::Password { user, password } => Some(basic(&user, &password)),
             Login::Identity(_) => None,
         }

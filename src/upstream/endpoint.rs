@@ -1,6 +1,7 @@
 //! One place where a registry is asked: a mirror, or the registry itself. Here a request is tried until it is answered or
 //! its time is up; which endpoint comes next is not known here.
 
+mod push;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{
     Cause, Effort, Options, Pace, Patience,
     answer::{Answer, Content, delay, extent, refuse_foreign},
-    auth::{Authority, Scope},
+    auth::{Access, Authority, Scope},
     body::{self, Expected},
     circuit::Circuit,
     content_length,
@@ -40,6 +41,7 @@ pub(super) struct Ask<'a> {
     /// Behind the name: `manifests/latest`.
     pub(super) rest: &'a str,
     pub(super) accept: Option<&'a str>,
+    pub(super) access: Access,
     pub(super) want: Want,
     pub(super) effort: Effort,
 }
@@ -52,6 +54,8 @@ pub(super) enum Want {
     /// All of the body, of at most so many bytes.
     Whole(usize),
 }
+
+pub(super) use push::{Manifest, Opened, Upload};
 
 pub(super) struct Endpoint {
     registry: RegistryHost,
@@ -95,6 +99,10 @@ impl Endpoint {
             gauge: Gauge::default(),
             counted,
         }
+    }
+
+    pub(super) fn registry(&self) -> &RegistryHost {
+        &self.registry
     }
 
     pub(super) fn base(&self) -> &UpstreamUrl {
@@ -231,7 +239,7 @@ impl Endpoint {
             .map_err(|name| Cause::Protocol(format!("{name} is too long for a name there")))?;
         let start = Url::parse(&format!("{}/v2/{name}/{}", self.base, ask.rest))
             .map_err(|error| Cause::Protocol(format!("{} is no address: {error}", self.base)))?;
-        let scope = Scope::pull(&name);
+        let scope = Scope::new(&name, ask.access);
         let mut authorization = self.authority.ready(&scope).await;
         let (mut challenges, mut anew) = (0, false);
         let reached = loop {
@@ -481,12 +489,12 @@ struct Reached {
 }
 
 /// A try that came to nothing.
-struct Failure {
-    cause: Cause,
+pub(super) struct Failure {
+    pub(super) cause: Cause,
     /// The endpoint could not be reached at all, or its token server.
     outage: bool,
     /// When to try again, if it says so.
-    after: Option<Duration>,
+    pub(super) after: Option<Duration>,
 }
 
 impl From<Cause> for Failure {

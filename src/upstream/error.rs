@@ -40,6 +40,18 @@ pub enum Cause {
         "it answered {0}: that does not exist there, or wants credentials that may pull it (docker login, or --authfile)"
     )]
     Unauthorized(u16),
+    /// It does not take what is pushed; after all that could be done about it.
+    #[error("it answered {status}{}: pushing there wants credentials that may (docker login, or --user)", said(.message))]
+    Denied {
+        status: u16,
+        message: Option<String>,
+    },
+    /// It says why it does not take what is pushed.
+    #[error("it answered {status}{}", said(.message))]
+    Refused {
+        status: u16,
+        message: Option<String>,
+    },
     /// Where its tokens come from.
     #[error("its token server {realm}: {cause}")]
     Token { realm: String, cause: Box<Cause> },
@@ -109,8 +121,12 @@ impl Cause {
             Self::Unreachable(_) | Self::Timeout(_) | Self::RateLimited { .. } | Self::Cut(_) => {
                 true
             }
-            Self::Status(status) => *status == 408 || *status >= 500,
+            Self::Status(status) | Self::Refused { status, .. } => {
+                // Of a full disk nothing better comes.
+                *status == 408 || (*status >= 500 && *status != 507)
+            }
             Self::NotConfigured
+            | Self::Denied { .. }
             | Self::Unauthorized(_)
             | Self::Busy(_)
             | Self::Protocol(_)
@@ -194,6 +210,11 @@ impl Cause {
     pub(super) fn of_body(error: &reqwest::Error) -> Self {
         Self::Cut(format!("it broke off: {}", deepest(error)))
     }
+}
+
+fn said(message: &Option<String>) -> String {
+    let message = message.as_ref();
+    message.map_or_else(String::new, |message| format!(" ({message})"))
 }
 
 /// The first that `fits` among what caused an error.

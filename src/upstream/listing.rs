@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::{
     Cause, Error, Patience, Upstreams,
     answer::Answer,
+    auth::Access,
     endpoint::{Ask, Want},
     exchange::Order,
     text,
@@ -179,6 +180,7 @@ impl Upstreams {
             name,
             rest,
             accept,
+            access: Access::Pull,
             want: Want::Whole(PAGE_LIMIT),
             effort: Patience::Full.into(),
         };

@@ -4,6 +4,8 @@
 //! us is an [`Error`] that names the registry and the true cause. What comes from an upstream is untrusted: sizes are
 //! bounded here, digests are verified by whoever stores or passes on the bytes.
 //!
+//! What is pushed goes to the registry itself, never to a mirror (`push`).
+//!
 //! A question goes through `exchange` (which endpoint, how long), `endpoint` (tries, log-in, redirects) and `body`.
 //! `circuit` and `limits` may keep it from being asked, `guard` from going where a registry must not lead us.
 
@@ -21,6 +23,7 @@ mod guard;
 mod limits;
 mod listing;
 mod options;
+mod push;
 mod quota;
 #[cfg(test)]
 mod testing;
@@ -42,6 +45,7 @@ use tokio::time::Instant;
 
 use self::{
     answer::{Answer, Content},
+    auth::Access,
     dialer::Dialer,
     endpoint::{Ask, Counted, Endpoint, Want},
     exchange::Order,
@@ -60,6 +64,7 @@ pub use self::{
     error::{Cause, Error},
     listing::RemoteTags,
     options::{Mirror, Options, Rewrite, Trust},
+    push::{BlobPush, Pieces},
 };
 
 /// An upstream has so long to answer with headers, redirects, log-ins, retries and mirrors included. Clients such as
@@ -296,6 +301,7 @@ impl Upstreams {
             name,
             rest: &format!("manifests/{reference}"),
             accept: Some(&manifest::ACCEPTED.join(", ")),
+            access: Access::Pull,
             want: Want::Head,
             effort,
         };
@@ -319,6 +325,7 @@ impl Upstreams {
             name,
             rest: &format!("manifests/{reference}"),
             accept: Some(&manifest::ACCEPTED.join(", ")),
+            access: Access::Pull,
             want: Want::Whole(self.manifest_limit),
             effort,
         };
@@ -341,6 +348,7 @@ impl Upstreams {
             name,
             rest: &format!("blobs/{digest}"),
             accept: None,
+            access: Access::Pull,
             want: Want::Head,
             effort: Patience::Full.into(),
         };
@@ -362,6 +370,7 @@ impl Upstreams {
             name,
             rest: &format!("blobs/{digest}"),
             accept: None,
+            access: Access::Pull,
             want: Want::Stream(from),
             effort,
         };

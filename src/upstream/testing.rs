@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
 };
 
@@ -22,6 +22,8 @@ pub(super) enum Reply {
     Raw(Vec<u8>),
     /// These bytes, then nothing more.
     Stall(Vec<u8>),
+    /// The body is never read, and nothing comes.
+    Unread,
     /// The same piece again and again, behind these bytes.
     Endless(&'static str, String),
 }
@@ -35,6 +37,7 @@ pub(super) struct Server {
 struct Shared {
     script: Mutex<VecDeque<Reply>>,
     requests: Mutex<Vec<String>>,
+    bodies: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Server {
@@ -71,6 +74,11 @@ impl Server {
         self.shared.requests.lock().unwrap().clone()
     }
 
+    /// Of each request that had one.
+    pub(super) fn bodies(&self) -> Vec<Vec<u8>> {
+        self.shared.bodies.lock().unwrap().clone()
+    }
+
     /// `METHOD path` of each request.
     pub(super) fn asked(&self) -> Vec<String> {
         let requests = self.requests();
@@ -89,6 +97,16 @@ async fn answer(client: TcpStream, shared: Arc<Shared>) {
             // No text: what servers say to TLS on a plain port.
             Err(_) => return drop(client.write_all(b"HTTP/1.1 400 x\r\n\r\n").await),
         }
+    }
+    let length = head
+        .to_ascii_lowercase()
+        .split_once("content-length: ")
+        .and_then(|(_, rest)| rest.split_once('\r')?.0.parse().ok())
+        .unwrap_or(0);
+    let unread = matches!(shared.script.lock().unwrap().front(), Some(Reply::Unread));
+    let mut body = vec![0; length];
+    if !unread && length > 0 && client.read_exact(&mut body).await.is_ok() {
+        shared.bodies.lock().unwrap().push(body);
     }
     let reply = {
         shared
@@ -109,6 +127,7 @@ async fn answer(client: TcpStream, shared: Arc<Shared>) {
             let _ = client.write_all(&bytes).await;
             std::future::pending::<()>().await;
         }
+        Reply::Unread => std::future::pending().await,
         Reply::Endless(head, piece) => {
             let mut sent = client.write_all(head.as_bytes()).await;
             while sent.is_ok() {

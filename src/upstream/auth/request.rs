@@ -17,6 +17,7 @@ pub(super) struct Request<'a> {
     pub(super) client: &'a reqwest::Client,
     pub(super) realm: &'a Url,
     pub(super) service: Option<&'a str>,
+    /// Several are parted by spaces.
     pub(super) scope: &'a str,
 }
 
@@ -32,7 +33,7 @@ impl Request<'_> {
         let mut request = {
             let mut query = url.query_pairs_mut();
             query.extend_pairs(self.service.map(|service| ("service", service)));
-            query.append_pair("scope", self.scope);
+            query.extend_pairs(self.scope.split(' ').map(|scope| ("scope", scope)));
             if let Some(Login::Password { user, .. }) = login {
                 query.append_pair("account", user);
             }

@@ -136,7 +136,7 @@ fn client() -> reqwest::Client {
 }
 
 fn scope(name: &str) -> Scope {
-    Scope::pull(&name.parse().unwrap())
+    Scope::new(&name.parse().unwrap(), Access::Pull)
 }
 
 async fn answer(

@@ -41,6 +41,7 @@ async fn the_log_in_never_leaves_for_another_host() {
         name: &name,
         rest: "manifests/v1",
         accept: Some("x/y"),
+        access: Access::Pull,
         want: Want::Head,
         effort: Patience::Full.into(),
     };

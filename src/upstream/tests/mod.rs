@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod endpoints;
+mod push;
 
 use futures_util::TryStreamExt as _;
 use tokio::net::TcpSocket;
