@@ -22,6 +22,7 @@ use tokio::{
 use crate::{
     config::{Config, Seed},
     http::{self, Http},
+    job::READY_FILE,
     proxy,
     registry::{
         Reached, Registry, Seeded, Sources,
@@ -34,8 +35,6 @@ use crate::{
 use addresses::{bind, local_addresses, own_names};
 use assembly::Assembly;
 use ready::Ready;
-
-pub use ready::READY_FILE;
 
 /// Serves until SIGTERM or SIGINT, then drains: requests in flight may finish within `--grace`. A second signal ends the
 /// process at once.

@@ -24,7 +24,8 @@
 //!
 //! ```text
 //!      main  cli  config  app               the program: options, and everything put together
-//! L5   clients                              how docker, containerd, podman and others are pointed here
+//! L5   job                                  a server started, found, waited for and stopped by the steps of a CI job
+//!      clients                              how docker, containerd, podman and others are pointed here
 //!      transfer                             images carried between registries, layouts and archives
 //! L4   proxy    tls    http                 connections, certificates, the spec's endpoints
 //! L3   registry                             the rules: what a name means, who wins, what a push must bring
@@ -90,6 +91,7 @@
 //! | When is the CA made, kept or replaced? | `tls/authority.rs` |
 //! | What does an option mean, and which place wins? | `config/mod.rs`; each text becomes a value in `config/value.rs` |
 //! | What does `configure` write for a client, and how is it taken back? | `clients/`, one file per client; `clients/journal.rs` |
+//! | Which process does a ready file mean, and is it that one still? | `job/instance.rs`; `job/process.rs` |
 //! | In what order does everything start and stop? | `app.rs`, `serve` and `run` |
 //!
 //! [distribution-spec]: https://github.com/opencontainers/distribution-spec/blob/main/spec.md
@@ -100,6 +102,7 @@ pub mod cli;
 pub mod clients;
 pub mod config;
 pub mod http;
+pub mod job;
 pub mod metrics;
 pub mod proxy;
 pub mod registry;

@@ -11,8 +11,9 @@ use standin::{cli::Cli, config::ConfigError};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_logger();
-    let Err(error) = cli.run() else {
-        return ExitCode::SUCCESS;
+    let error = match cli.run() {
+        Ok(status) => return status,
+        Err(error) => error,
     };
     let mut text = format!("standin: error: {error}");
     for cause in error.chain().skip(1) {

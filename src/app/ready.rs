@@ -13,12 +13,10 @@ use serde::Serialize;
 
 use crate::{
     config::Config,
+    job,
     registry::{Seeded, access::Generated},
     types::RegistryHost,
 };
-
-/// Where commands that are given no ready file look for one: in the state directory.
-pub const READY_FILE: &str = "ready.json";
 
 /// What scripts read once connections are accepted.
 #[derive(Serialize)]
@@ -30,6 +28,8 @@ pub(super) struct Ready {
     ca: PathBuf,
     data: PathBuf,
     pid: u32,
+    /// When the process was started, in clock ticks since the machine was: the id may be another's later.
+    start: Option<u64>,
     listeners: Vec<SocketAddr>,
     registries: Vec<RegistryHost>,
     /// The generated credential, where there is one.
@@ -61,6 +61,7 @@ impl Ready {
             ca: ca.to_owned(),
             data: config.data.clone(),
             pid: std::process::id(),
+            start: job::start_of(rustix::process::getpid()),
             listeners: reachable,
             registries: config.registries.keys().cloned().collect(),
             user,

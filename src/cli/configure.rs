@@ -2,9 +2,7 @@
 
 use std::{
     env,
-    ffi::OsString,
     fmt::Write as _,
-    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -13,15 +11,14 @@ use clap::{
     Args,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use serde::Deserialize;
 
-use super::serve;
+use super::{serve, which};
 use crate::{
-    app,
     clients::{
         self, Client, Format, Home, Mode, Place, Plan, Request, Standin, Variables, Version,
     },
-    config::{Directories, Flags, Sources, WELL_KNOWN},
+    config::WELL_KNOWN,
+    job::Instance,
     types::{ExternalUrl, RegistryHost},
 };
 
@@ -216,18 +213,17 @@ impl Arguments {
                     .collect(),
             });
         }
-        let file = match self.ready_file.take() {
-            Some(file) => file,
-            None => self.ready_file_of_state()?,
-        };
-        let text = std::fs::read(&file).with_context(|| {
+        let file = which::ready_file(
+            self.ready_file.take(),
+            std::mem::take(&mut self.directories),
+            std::mem::take(&mut self.file),
+        )?;
+        let ready = Instance::read(&file)?.with_context(|| {
             format!(
-                "no standin is known to run: cannot read {}; start `standin serve`, or give --ready-file or --url",
+                "no standin is known to run: there is no {}; start `standin serve`, or give --ready-file or --url",
                 file.display()
             )
         })?;
-        let ready: Ready = serde_json::from_slice(&text)
-            .with_context(|| format!("{} is no ready file of standin's", file.display()))?;
         Ok(Standin {
             url: ready.https,
             listeners: ready.listeners,
@@ -238,34 +234,6 @@ impl Arguments {
             registries: ready.registries,
         })
     }
-
-    fn ready_file_of_state(&mut self) -> anyhow::Result<PathBuf> {
-        if let Some(file) = env::var_os("STANDIN_READY_FILE").filter(|file| !file.is_empty()) {
-            return Ok(file.into());
-        }
-        let directories = std::mem::take(&mut self.directories);
-        let flags = directories.add_to(Flags::new(self.file.config.take()));
-        let variables: Vec<(OsString, OsString)> = env::vars_os().collect();
-        let sources = Sources::read(flags, variables.into_iter().collect())?;
-        Ok(Directories::from_sources(&sources)?
-            .state
-            .join(app::READY_FILE))
-    }
-}
-
-/// What `serve` writes once connections are accepted, as far as it matters here.
-#[derive(Deserialize)]
-struct Ready {
-    #[serde(deserialize_with = "parsed")]
-    https: ExternalUrl,
-    ca: PathBuf,
-    listeners: Vec<SocketAddr>,
-    registries: Vec<RegistryHost>,
-}
-
-fn parsed<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<ExternalUrl, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map_err(serde::de::Error::custom)
 }
 
 fn check(place: &Place, request: &Request, standin: &Standin) -> anyhow::Result<()> {

@@ -7,8 +7,15 @@ mod completions;
 mod configure;
 mod man;
 mod serve;
+mod status;
+mod stop;
+mod wait;
+mod which;
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -25,6 +32,12 @@ pub struct Cli {
 enum Command {
     /// Run the registry until it is told to stop
     Serve(Box<serve::Arguments>),
+    /// Stop a registry that runs, once its requests are finished
+    Stop(stop::Arguments),
+    /// Say whether a registry runs, where, since when, and what it has done
+    Status(status::Arguments),
+    /// Wait until a registry is ready
+    Wait(wait::Arguments),
     /// Show the certificate authority that clients are to trust
     Ca(ca::Arguments),
     /// Point docker, containerd, podman, BuildKit, kind, the system or a shell at a standin that runs
@@ -36,17 +49,21 @@ enum Command {
 }
 
 impl Cli {
-    /// Runs the command that was typed. Standard output carries its result and nothing else.
+    /// Runs the command that was typed. Standard output carries its result and nothing else; the exit status is the answer.
     ///
     /// # Errors
     /// The chain to show the user; a [`ConfigError`](crate::config::ConfigError) in it is a mistake of usage.
-    pub fn run(self) -> anyhow::Result<()> {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let done = |()| ExitCode::SUCCESS;
         match self.command {
-            Command::Serve(arguments) => arguments.run(),
-            Command::Ca(arguments) => arguments.run(),
-            Command::Configure(arguments) => arguments.run(),
-            Command::Completions(arguments) => arguments.run(),
-            Command::Man(arguments) => arguments.run(),
+            Command::Serve(arguments) => arguments.run().map(done),
+            Command::Stop(arguments) => arguments.run(),
+            Command::Status(arguments) => arguments.run(),
+            Command::Wait(arguments) => arguments.run(),
+            Command::Ca(arguments) => arguments.run().map(done),
+            Command::Configure(arguments) => arguments.run().map(done),
+            Command::Completions(arguments) => arguments.run().map(done),
+            Command::Man(arguments) => arguments.run().map(done),
         }
     }
 }
@@ -80,7 +97,11 @@ mod tests {
         let command = Cli::command();
         let serve = command.find_subcommand("serve").unwrap();
         let mut flags: BTreeSet<&str> = BTreeSet::new();
-        for flag in serve.get_arguments() {
+        // What is done with the process is no property of the server, which other places could set.
+        for flag in serve
+            .get_arguments()
+            .filter(|flag| flag.get_id() != "detach" && !flag.is_hide_set())
+        {
             let name = flag.get_long().unwrap();
             let help = flag.get_help().unwrap().to_string();
             let variable = name.replace('-', "_").to_uppercase();

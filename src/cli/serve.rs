@@ -1,10 +1,12 @@
 //! `standin serve`: its flags, handed to `config`, and what comes of them to `app`.
 
+use anyhow::Context as _;
 use clap::Args;
 
 use crate::{
     app,
     config::{Config, Flags, Key, Sources},
+    job::{self, LOG_FILE, Parent, Start},
 };
 
 // No flag has a default or reads a variable by clap: which place wins, and what is told about it, is `config`'s.
@@ -148,11 +150,56 @@ pub(super) struct Arguments {
     ready_file: Option<String>,
 
     #[command(flatten)]
+    process: Process,
+
+    /// Return once it is ready; it goes on in the background until `standin stop`
+    #[arg(long, help_heading = "Process")]
+    detach: bool,
+    /// What --detach starts.
+    #[arg(long, hide = true)]
+    detached: bool,
+
+    #[command(flatten)]
     file: File,
 }
 
 impl Arguments {
-    pub(super) fn run(self) -> anyhow::Result<()> {
+    pub(super) fn run(mut self) -> anyhow::Result<()> {
+        let (detach, detached) = (
+            std::mem::take(&mut self.detach),
+            std::mem::take(&mut self.detached),
+        );
+        let flags = self.flags();
+        let mut start = Start {
+            arguments: flags.arguments(),
+            ..Start::default()
+        };
+        let config = configured(flags)?;
+        if detach {
+            anyhow::ensure!(
+                config.parent != Some(Parent::Ours),
+                "--detach and --exit-with-parent contradict each other: give --exit-with-parent=PID the process to end with"
+            );
+            let log = config
+                .log_file
+                .unwrap_or_else(|| config.state.join(LOG_FILE));
+            start.arguments.push("--detached".to_owned());
+            return super::print(job::detach(&start, &log)?);
+        }
+        if detached {
+            // Its log is its standard error by now.
+            rustix::process::setsid().context("can't leave the terminal's session")?;
+        } else if let Some(log) = &config.log_file {
+            job::log_to(log)?;
+        }
+        if let Some(parent) = config.parent {
+            job::end_with(parent)?;
+        }
+        app::serve(config)
+    }
+
+    /// What was typed.
+    pub(super) fn flags(self) -> Flags {
         let flags = self
             .directories
             .add_to(Flags::new(self.file.config))
@@ -184,17 +231,19 @@ impl Arguments {
             .with(Key::TokenKey, self.token_key)
             .with(Key::Seed, self.seed)
             .with(Key::ReadyFile, self.ready_file);
-        let flags = self.limits.add_to(self.proxy.add_to(flags));
-        let sources = Sources::read(flags, std::env::vars_os().collect())?;
-        for warning in sources.warnings() {
-            log::warn!("{warning}");
-        }
-        let config = Config::from_sources(&sources)?;
-        for warning in config.warnings() {
-            log::warn!("{warning}");
-        }
-        app::serve(config)
+        self.process
+            .add_to(self.limits.add_to(self.proxy.add_to(flags)))
     }
+}
+
+/// The configuration, with a warning for what is unlikely to be meant.
+pub(super) fn configured(flags: Flags) -> anyhow::Result<Config> {
+    let sources = Sources::read(flags, std::env::vars_os().collect())?;
+    let config = Config::from_sources(&sources)?;
+    for warning in sources.warnings().into_iter().chain(config.warnings()) {
+        log::warn!("{warning}");
+    }
+    Ok(config)
 }
 
 /// The flags that bound what a client may take up.
@@ -266,6 +315,33 @@ impl Proxy {
     }
 }
 
+/// The flags about the process: whose end is its own, and where it tells.
+#[derive(Args, Debug)]
+struct Process {
+    /// End when the process ends that started this one, or the process with this id, such as $$, which leaves no
+    /// gap{n}[env: STANDIN_EXIT_WITH_PARENT]
+    #[arg(
+        long,
+        value_name = "BOOL|PID",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Process"
+    )]
+    exit_with_parent: Option<String>,
+    /// File to add the log to{n}[default: standard error; with --detach, standin.log in --state] [env: STANDIN_LOG_FILE]
+    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    log_file: Option<String>,
+}
+
+impl Process {
+    fn add_to(self, flags: Flags) -> Flags {
+        flags
+            .with(Key::ExitWithParent, self.exit_with_parent)
+            .with(Key::LogFile, self.log_file)
+    }
+}
+
 /// The flags that say where things are kept.
 #[derive(Args, Debug, Default)]
 pub(super) struct Directories {
@@ -279,6 +355,11 @@ pub(super) struct Directories {
 }
 
 impl Directories {
+    /// Whether neither was typed.
+    pub(super) fn are_default(&self) -> bool {
+        self.data.is_none() && self.state.is_none()
+    }
+
     pub(super) fn add_to(self, flags: Flags) -> Flags {
         flags
             .with(Key::Data, self.data)
@@ -287,7 +368,7 @@ impl Directories {
 }
 
 /// The flag that names the file. It comes last, where help is concerned.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub(super) struct File {
     /// YAML file whose keys are these options' names; its paths are relative to it{n}[env: STANDIN_CONFIG]
     #[arg(long, value_name = "FILE", help_heading = "Configuration")]
@@ -307,6 +388,7 @@ be seen in the list of processes: STANDIN_USER, --htpasswd and the file's users 
 
 Examples:
   standin serve
+  standin serve --detach && standin status && standin stop
   standin serve --listen 127.0.0.1:0 --ready-file standin.json
   standin serve --registry quay.io=http://127.0.0.1:5001 --local-only 'acme/**'
   standin serve --offline --seed oci:fixtures/hello=acme/hello:1";

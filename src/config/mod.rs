@@ -24,6 +24,7 @@ use std::{
 };
 
 pub(crate) use self::registries::WELL_KNOWN;
+pub(crate) use self::value::duration;
 pub use self::{
     freshness::TagTtl,
     limits::Limits,
@@ -32,6 +33,7 @@ pub use self::{
 };
 use crate::{
     cache::Keep,
+    job::Parent,
     proxy::TunnelOptions,
     registry::access::User,
     storage::Durability,
@@ -84,6 +86,10 @@ pub struct Config {
     pub seeds: Vec<Seed>,
     /// Absolute.
     pub ready_file: Option<PathBuf>,
+    /// Absolute. In place of standard error.
+    pub log_file: Option<PathBuf>,
+    /// Whose end is ours as well.
+    pub parent: Option<Parent>,
     pub limits: Limits,
     /// Where CONNECT may lead, and by which proxy.
     pub tunnels: TunnelOptions,
@@ -177,6 +183,10 @@ impl Config {
             token_key: path(Key::TokenKey)?,
             seeds: sources.list(Key::Seed, Seed::parse)?.unwrap_or_default(),
             ready_file: path(Key::ReadyFile)?,
+            log_file: path(Key::LogFile)?,
+            parent: sources
+                .one(Key::ExitWithParent, |given| value::parent(&given.text))?
+                .flatten(),
             limits: Limits::from_sources(sources)?,
             tunnels: tunnels::tunnels(sources)?,
         })

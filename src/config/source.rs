@@ -36,6 +36,8 @@ pub enum Key {
     NoDefaultRegistries,
     NoShadow,
     AllowSparse,
+    ExitWithParent,
+    LogFile,
     Offline,
     ReadyFile,
     Registry,
@@ -63,7 +65,7 @@ pub enum Key {
 }
 
 impl Key {
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 43] = [
         Self::Authfile,
         Self::CaCert,
         Self::CaKey,
@@ -81,6 +83,8 @@ impl Key {
         Self::NoDefaultRegistries,
         Self::NoShadow,
         Self::AllowSparse,
+        Self::ExitWithParent,
+        Self::LogFile,
         Self::Offline,
         Self::ReadyFile,
         Self::Registry,
@@ -127,6 +131,8 @@ impl Key {
             Self::NoDefaultRegistries => "no-default-registries",
             Self::NoShadow => "no-shadow",
             Self::AllowSparse => "allow-sparse",
+            Self::ExitWithParent => "exit-with-parent",
+            Self::LogFile => "log-file",
             Self::Offline => "offline",
             Self::ReadyFile => "ready-file",
             Self::Registry => "registry",
@@ -223,6 +229,16 @@ impl Flags {
             self.place.insert(key, given);
         }
         self
+    }
+
+    /// As they would be typed, for another process of ours.
+    pub fn arguments(&self) -> Vec<String> {
+        let options = self.place.iter().flat_map(|(key, given)| {
+            let text = |given: &Given| format!("--{}={}", key.name(), given.text);
+            given.iter().map(text)
+        });
+        let file = self.config.iter().map(|file| format!("--config={file}"));
+        options.chain(file).collect()
     }
 }
 
@@ -358,6 +374,17 @@ impl Sources {
             .map(|given| parse(given).map_err(|problem| given.origin.refuse(problem)))
             .collect::<Result<_, _>>()
             .map(Some)
+    }
+
+    /// Whether any place gives the option.
+    pub fn gives(&self, key: Key) -> bool {
+        self.origin(key).is_some()
+    }
+
+    /// Whether the option's value comes from a `STANDIN_*` variable.
+    pub fn gives_by_variable(&self, key: Key) -> bool {
+        self.origin(key)
+            .is_some_and(|origin| origin.place == At::Variable)
     }
 
     /// Where the option's value comes from.

@@ -338,6 +338,8 @@ fn values_that_are_refused() {
         (Key::CacheNone, &["quay.io"], &["quay.io/**"]),
         (Key::CacheMaxSize, &["20"], &["\"20\"", "20GiB", "80%"]),
         (Key::Grace, &["soon"], &["\"soon\"", "30s"]),
+        (Key::ExitWithParent, &["sh"], &["\"sh\"", "true", "$$"]),
+        (Key::ExitWithParent, &["-1"], &["\"-1\"", "process id"]),
         (Key::TlsCert, &["/c.pem"], &["tls-key is not given"]),
         (Key::TlsKey, &["/k.pem"], &["tls-cert is not given"]),
         (Key::CaCert, &["/c.pem"], &["ca-key is not given"]),

@@ -9,8 +9,11 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Pid;
+
 use super::source::Given;
 use crate::{
+    job::Parent,
     storage::Durability,
     types::{
         RegistryHost, RepositoryName, Tag, UpstreamUrl,
@@ -161,8 +164,22 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
+/// Whose end is to be ours as well: `true` for the parent, a process by its id, or nobody's.
+pub(super) fn parent(text: &str) -> Result<Option<Parent>, String> {
+    match (text.to_ascii_lowercase().as_str(), text.parse()) {
+        ("true" | "yes", _) => Ok(Some(Parent::Ours)),
+        ("false" | "no" | "0", _) => Ok(None),
+        (_, Ok(id)) if id > 0 => Ok(Pid::from_raw(id).map(Parent::Process)),
+        (_, Ok(_)) => Err(format!("{} is no process id", shown(text))),
+        _ => Err(format!(
+            "{} is neither true nor false nor the id of a process, such as $$",
+            shown(text)
+        )),
+    }
+}
+
 /// A whole number with its unit, or 0.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = text.split_at(
         text.find(|c: char| !c.is_ascii_digit())
             .unwrap_or(text.len()),

@@ -1,4 +1,4 @@
-//! One question asked as a client would ask it: does this server answer, under a certificate that is trusted?
+//! One question asked as a client would ask it: does this server answer, under a certificate that is trusted, and what?
 
 use std::{
     io::{self, Read, Write},
@@ -18,6 +18,19 @@ use rustls::{
 /// # Errors
 /// What was in the way, as a person reads it. No answer within a few seconds is one of them.
 pub fn status(host: &str, port: u16, path: &str, authorities: Option<&str>) -> Result<u16, String> {
+    Ok(get(host, port, path, authorities)?.0)
+}
+
+/// As [`status`], with the body.
+///
+/// # Errors
+/// As for [`status`]; a body that is no text, or too long.
+pub fn get(
+    host: &str,
+    port: u16,
+    path: &str,
+    authorities: Option<&str>,
+) -> Result<(u16, String), String> {
     let bare = host.trim_matches(['[', ']']);
     let unreachable = |error: io::Error| format!("{host}:{port} cannot be reached: {error}");
     let addresses = (bare, port).to_socket_addrs().map_err(unreachable)?;
@@ -55,22 +68,42 @@ pub fn status(host: &str, port: u16, path: &str, authorities: Option<&str>) -> R
     ask(StreamOwned::new(client, stream), host, port, path)
 }
 
-fn ask(mut stream: impl Read + Write, host: &str, port: u16, path: &str) -> Result<u16, String> {
+fn ask(
+    mut stream: impl Read + Write,
+    host: &str,
+    port: u16,
+    path: &str,
+) -> Result<(u16, String), String> {
     let failed = |error: io::Error| format!("{host}:{port} does not answer as it should: {error}");
-    let request =
-        format!("GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n");
+    // Of version 1.0, so that the body comes as it is, up to the end of the connection.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {host}:{port}\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(failed)?;
     let mut answer = Vec::new();
+    match stream.take(LARGEST).read_to_end(&mut answer) {
+        // A server that ends TLS without saying so: the length tells whether all is there.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+        other => {
+            other.map_err(failed)?;
+        }
+    }
+    let no_http = || format!("{host}:{port} does not speak HTTP");
+    let text = String::from_utf8(answer).map_err(|_| no_http())?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(no_http)?;
     // "HTTP/1.1 200"
-    Read::by_ref(&mut stream)
-        .take(12)
-        .read_to_end(&mut answer)
-        .map_err(failed)?;
-    let text = String::from_utf8_lossy(&answer);
-    let status = text.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5));
-    status
+    let status = head.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5));
+    let status = status
         .and_then(|status| status.parse().ok())
-        .ok_or_else(|| format!("{host}:{port} does not speak HTTP"))
+        .ok_or_else(no_http)?;
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length")
+            .then(|| value.trim().parse::<usize>().ok())?
+    });
+    if length.is_some_and(|length| length != body.len()) {
+        return Err(format!("{host}:{port} broke off its answer to {path}"));
+    }
+    Ok((status, body.to_owned()))
 }
 
 const PATIENCE: Duration = Duration::from_secs(5);
+const LARGEST: u64 = 64 << 20;

@@ -25,7 +25,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "job",
         &[
-            "types", "registry", "cache", "upstream", "tls", "metrics", "transfer",
+            "types", "registry", "cache", "upstream", "tls", "metrics", "transfer", "clients",
         ],
     ),
 ];

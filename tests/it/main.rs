@@ -45,6 +45,7 @@ mod upstream_errors;
 // The program.
 mod cli;
 mod configure;
+mod detach;
 mod disk;
 mod manual;
 mod metrics;

@@ -1,0 +1,67 @@
+//! `serve --detach`: a server that outlives the step which starts it.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
+    path::Path,
+};
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Start, log::open_log};
+
+/// Starts a server whose log goes to `log`, and returns the ready line once that is printed. The server has no terminal,
+/// holds none of our standard streams, and is in a session of its own.
+///
+/// # Errors
+/// What the server says if it does not start.
+pub fn detach(start: &Start, log: &Path) -> anyhow::Result<String> {
+    let mut file = open_log(log)?;
+    let begin = file.metadata().map_or(0, |metadata| metadata.len());
+    let ours = file.try_clone().context("can't hand on the log")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("can't start threads")?;
+    let (line, mut child) = runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut child = start.command(ours.into())?.spawn()?;
+        let stdout = child.stdout.take();
+        let line = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            if let Some(stdout) = stdout {
+                // Its end without a line is the server's.
+                let _ = BufReader::new(stdout).read_line(&mut line);
+            }
+            line
+        });
+        let stopped = tokio::select! {
+            line = line => return Ok((line.unwrap_or_default(), child)),
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        };
+        // Nobody would know of it.
+        let _ = kill_process(Pid::from_child(&child), Signal::TERM);
+        let _ = child.wait();
+        anyhow::bail!("{stopped} came before the server was ready; it was stopped")
+    })?;
+    if !line.is_empty() {
+        return Ok(line.trim_end().to_owned());
+    }
+    let status = child.wait().context("can't wait for the server")?;
+    let mut said = String::new();
+    let _ = file.seek(SeekFrom::Start(begin));
+    let _ = file.read_to_string(&mut said);
+    match said.rfind(ERROR) {
+        Some(at) => anyhow::bail!("{}", said[at + ERROR.len()..].trim_end()),
+        None => anyhow::bail!(
+            "the server ended before it was ready ({status}): see {}",
+            log.display()
+        ),
+    }
+}
+
+/// What `main` puts before an error.
+const ERROR: &str = "standin: error: ";
