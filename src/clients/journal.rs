@@ -38,6 +38,15 @@ pub(super) struct Journal {
     _lock: Option<File>,
 }
 
+/// One change, as a whole.
+struct Step {
+    changes: Vec<Change>,
+    /// What is recorded until all is done, and then.
+    during: Record,
+    after: Record,
+    backups: Vec<(u32, &'static str, Vec<u8>)>,
+}
+
 /// What is to become of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Change {
@@ -60,6 +69,9 @@ struct Entry {
     clients: BTreeSet<Client>,
     /// The backups' number.
     number: u32,
+    /// Those of backups whose file may still be there as it was written then: a change was interrupted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    earlier: Vec<u32>,
     /// Whose the file was, if there was one.
     before: Option<Owner>,
 }
@@ -119,6 +131,11 @@ impl Journal {
         if current == after {
             return Ok(before);
         }
+        for number in &entry.earlier {
+            if current == self.backup(*number, AFTER)? {
+                return Ok(before);
+            }
+        }
         if before.as_ref() == Some(&current) {
             return Ok(before);
         }
@@ -174,6 +191,15 @@ impl Journal {
         client: Client,
         wanted: &[(PathBuf, Vec<u8>)],
     ) -> Result<Vec<Change>, Error> {
+        let step = self.step(client, wanted)?;
+        if step.changes.is_empty() && step.after.same_files(&self.record) {
+            return Ok(step.changes);
+        }
+        self.commit(step)
+    }
+
+    /// What `write` does.
+    fn step(&self, client: Client, wanted: &[(PathBuf, Vec<u8>)]) -> Result<Step, Error> {
         let mut changes = Vec::new();
         let mut during = self.record.clone();
         let mut backups = Vec::new();
@@ -221,6 +247,7 @@ impl Journal {
             match known {
                 Some(entry) => {
                     entry.clients.insert(client);
+                    entry.earlier.push(entry.number);
                     entry.number = number;
                     entry.before = before;
                 }
@@ -228,18 +255,24 @@ impl Journal {
                     path: path.clone(),
                     clients: BTreeSet::from([client]),
                     number,
+                    earlier: Vec::new(),
                     before,
                 }),
             }
             number += 1;
         }
         let mut after = during.clone();
+        for entry in &mut after.files {
+            entry.earlier.clear();
+        }
         let keep = |path: &Path| wanted.iter().any(|(wanted, _)| wanted == path);
         changes.extend(self.take_back(client, keep, &mut after)?);
-        if changes.is_empty() && after.same_files(&self.record) {
-            return Ok(changes);
-        }
-        self.commit(changes, during, after, backups)
+        Ok(Step {
+            changes,
+            during,
+            after,
+            backups,
+        })
     }
 
     /// Takes back all that was written for `client` alone, last things first. Answers what it did.
@@ -252,7 +285,12 @@ impl Journal {
         if changes.is_empty() && after.same_files(&self.record) {
             return Ok(changes);
         }
-        self.commit(changes, self.record.clone(), after, Vec::new())
+        self.commit(Step {
+            changes,
+            during: self.record.clone(),
+            after,
+            backups: Vec::new(),
+        })
     }
 
     /// The changes that take back what was written for `client`; `after` forgets it.
@@ -288,50 +326,24 @@ impl Journal {
         Ok(changes)
     }
 
-    fn commit(
-        &mut self,
-        changes: Vec<Change>,
-        mut during: Record,
-        mut after: Record,
-        backups: Vec<(u32, &str, Vec<u8>)>,
-    ) -> Result<Vec<Change>, Error> {
-        let root = self.place.root().to_owned();
-        let mut new = files::missing_directories(&root, &self.directory.join(NAME))?;
-        for change in changes.iter().filter(|change| change.bytes.is_some()) {
-            for directory in files::missing_directories(&root, &self.place.outside(&change.path))? {
-                if !new.contains(&directory) {
-                    new.push(directory);
-                }
-            }
-        }
-        for directory in &new {
-            let inside = Path::new("/").join(directory.strip_prefix(&root).unwrap_or(directory));
-            if !during.directories.contains(&inside) {
-                during.directories.push(inside);
-            }
-        }
+    fn commit(&mut self, step: Step) -> Result<Vec<Change>, Error> {
+        let before = self.record.clone();
+        let mut done = 0;
         let mut found = Vec::new();
-        for change in &changes {
+        for change in &step.changes {
             found.push(self.current(&change.path)?);
         }
-
-        let before = std::mem::replace(&mut self.record, during);
-        let mut done = 0;
         let result = (|| {
-            for directory in &new {
-                let private = *directory == self.directory;
-                files::make_directory(directory, if private { 0o700 } else { 0o755 })?;
-            }
-            for (number, kind, bytes) in &backups {
-                files::write(&self.numbered(*number, kind), bytes, None)?;
-            }
-            self.save()?;
-            for change in &changes {
+            self.begin(&step)?;
+            for change in &step.changes {
                 self.apply(change)?;
                 done += 1;
             }
             Ok(())
         })();
+        let Step {
+            changes, mut after, ..
+        } = step;
         let Err(error) = result else {
             after.directories = std::mem::take(&mut self.record.directories);
             self.record = after;
@@ -364,6 +376,35 @@ impl Journal {
         }
     }
 
+    /// Makes the directories and the backups, and records what is about to be done.
+    fn begin(&mut self, step: &Step) -> Result<(), Error> {
+        let root = self.place.root().to_owned();
+        let mut new = files::missing_directories(&root, &self.directory.join(NAME))?;
+        for change in step.changes.iter().filter(|change| change.bytes.is_some()) {
+            for directory in files::missing_directories(&root, &self.place.outside(&change.path))? {
+                if !new.contains(&directory) {
+                    new.push(directory);
+                }
+            }
+        }
+        let directories = std::mem::replace(&mut self.record, step.during.clone()).directories;
+        self.record.directories = directories;
+        for directory in &new {
+            let inside = Path::new("/").join(directory.strip_prefix(&root).unwrap_or(directory));
+            if !self.record.directories.contains(&inside) {
+                self.record.directories.push(inside);
+            }
+        }
+        for directory in &new {
+            let private = *directory == self.directory;
+            files::make_directory(directory, if private { 0o700 } else { 0o755 })?;
+        }
+        for (number, kind, bytes) in &step.backups {
+            files::write(&self.numbered(*number, kind), bytes, None)?;
+        }
+        self.save()
+    }
+
     fn apply(&self, change: &Change) -> Result<(), Error> {
         let path = self.place.outside(&change.path);
         match &change.bytes {
@@ -379,10 +420,13 @@ impl Journal {
                 .split('.')
                 .next()
                 .and_then(|number| number.parse().ok());
-            self.record
-                .files
-                .iter()
-                .any(|entry| Some(entry.number) == number)
+            self.record.files.iter().any(|entry| {
+                entry
+                    .earlier
+                    .iter()
+                    .chain([&entry.number])
+                    .any(|n| Some(*n) == number)
+            })
         };
         let is_backup = |name: &str| name.ends_with(BEFORE) || name.ends_with(AFTER);
         if self.directory.is_dir() {
@@ -494,5 +538,41 @@ mod tests {
         journal.undo(Client::Docker).unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"theirs");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_second_write_that_was_interrupted_can_be_undone_or_done_again() {
+        for again in [false, true] {
+            let root = tempfile::tempdir().unwrap();
+            let place = Place::under(root.path().canonicalize().unwrap());
+            let (crt, json) = (root.path().join("x.crt"), root.path().join("y.json"));
+            fs::write(&json, "{}").unwrap();
+            let wanted = |text: &str| {
+                let json = format!("{{\"mirror\": \"{text}\"}}");
+                [
+                    (PathBuf::from("/x.crt"), text.as_bytes().to_vec()),
+                    (PathBuf::from("/y.json"), json.into_bytes()),
+                ]
+            };
+            let mut journal = Journal::open(&place).unwrap();
+            journal.write(Client::Docker, &wanted("first")).unwrap();
+            // Killed twice when the journal was written, and of the files none, then one.
+            for (text, files) in [("second", 0), ("third", 1)] {
+                let step = journal.step(Client::Docker, &wanted(text)).unwrap();
+                journal.begin(&step).unwrap();
+                for change in &step.changes[..files] {
+                    journal.apply(change).unwrap();
+                }
+                drop(journal);
+                journal = Journal::open(&place).unwrap();
+            }
+            if again {
+                journal.write(Client::Docker, &wanted("fourth")).unwrap();
+                assert_eq!(fs::read(&crt).unwrap(), b"fourth");
+            }
+            journal.undo(Client::Docker).unwrap();
+            assert_eq!(fs::read(&json).unwrap(), b"{}");
+            assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+        }
     }
 }
