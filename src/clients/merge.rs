@@ -4,8 +4,9 @@ use serde::Serialize as _;
 use serde_json::{Map, Value, ser::PrettyFormatter};
 use toml_edit::{DocumentMut, Item, TableLike};
 
-/// Reads a JSON object; nothing at all is an empty one.
+/// Reads a JSON object; nothing at all is an empty one. A byte order mark before it is nothing: docker takes one.
 pub(super) fn json(bytes: &[u8]) -> Result<Map<String, Value>, String> {
+    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
     if bytes.trim_ascii().is_empty() {
         return Ok(Map::new());
     }
@@ -16,7 +17,7 @@ pub(super) fn json(bytes: &[u8]) -> Result<Map<String, Value>, String> {
     }
 }
 
-/// Writes it as people do, indented as `like` is.
+/// Writes it as people do, indented, and with line ends and a byte order mark, as `like` is.
 pub(super) fn json_text(object: &Map<String, Value>, like: &[u8]) -> Vec<u8> {
     let indent: Vec<u8> = String::from_utf8_lossy(like)
         .lines()
@@ -33,6 +34,16 @@ pub(super) fn json_text(object: &Map<String, Value>, like: &[u8]) -> Vec<u8> {
     // Into memory, from values that are JSON already.
     let _ = object.serialize(&mut serializer);
     text.push(b'\n');
+    if like.windows(2).any(|pair| pair == b"\r\n") {
+        // Within a string it would be escaped.
+        let lines = text.split_inclusive(|b| *b == b'\n');
+        text = lines
+            .flat_map(|line| [&line[..line.len() - 1], b"\r\n"].concat())
+            .collect();
+    }
+    if like.starts_with(BYTE_ORDER_MARK) {
+        text.splice(..0, BYTE_ORDER_MARK.iter().copied());
+    }
     text
 }
 
@@ -150,6 +161,8 @@ fn take_out_toml(
     Ok(())
 }
 
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -220,6 +233,12 @@ mod tests {
     fn json_keeps_its_order_and_its_indentation() {
         let text = b"{\n    \"z\": 1,\n    \"a\": {\n        \"b\": []\n    }\n}\n";
         assert_eq!(json_text(&json(text).unwrap(), text), text);
+        for text in [
+            &b"{\r\n  \"a\": 1\r\n}\r\n"[..],
+            b"\xef\xbb\xbf{\n  \"a\": \"\\r\\n\"\n}\n",
+        ] {
+            assert_eq!(json_text(&json(text).unwrap(), text), text);
+        }
         for (bad, fragment) in [("[]", "no object"), ("{", "no valid JSON"), ("{}x", "JSON")] {
             assert!(json(bad.as_bytes()).unwrap_err().contains(fragment));
         }
