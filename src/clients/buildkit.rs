@@ -32,10 +32,7 @@ pub(super) fn plan(ask: &Ask<'_>) -> Result<Plan, Error> {
             }
         }
         Mode::Proxy => {
-            let ca = ask.standin.needed_ca()?.to_owned();
-            let path = ask.place.ours().join("ca.pem");
-            let named = path.to_string_lossy().into_owned();
-            plan.file(path, ca);
+            let named = ask.trusted(&mut plan)?;
             for registry in ask.registries() {
                 let table = table_of(registries, &registry.to_string()).map_err(refuse)?;
                 put_first(table, "ca", &named).map_err(refuse)?;

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use toml_edit::{Array, TableLike, Value, value};
+
 use super::{Ask, Error, Plan, merge};
 use crate::types::RegistryHost;
 
@@ -60,21 +62,65 @@ pub(super) fn mirror(
 }
 
 /// Plans what makes every registry's certificate, signed by us, be trusted: a directory's `*.crt` are read together, but
-/// only where it has no `hosts.toml`.
+/// only where it has no `hosts.toml`, which has to say it then.
 pub(super) fn trust(ask: &Ask<'_>, plan: &mut Plan, certs_d: &Path) -> Result<(), Error> {
     let ca = ask.standin.needed_ca()?;
     for name in directories(ask, certs_d)? {
         let directory = certs_d.join(&name);
         let file = directory.join(HOSTS_TOML);
-        if ask.journal.without_us(&file)?.is_some() {
-            plan.note(format!(
-                "{} decides what is trusted for its registry: add ca = {} to it",
-                file.display(),
-                merge::quoted(&ask.place.ours().join("ca.pem").to_string_lossy())
-            ));
-        } else {
+        let Some(existing) = ask.journal.without_us(&file)? else {
             plan.file(directory.join(OUR_CRT), ca);
+            continue;
+        };
+        let named = ask.trusted(plan)?;
+        let text = trusting(&existing, &named, |host| ask.stands_in_for(host))
+            .map_err(|problem| Error::file(ask.place.outside(&file), problem))?;
+        plan.file(file, text);
+    }
+    Ok(())
+}
+
+/// A `hosts.toml` in which the registry itself, and each host that is one of `ours`, may have a certificate signed by `ca`.
+fn trusting(existing: &[u8], ca: &str, ours: impl Fn(&str) -> bool) -> Result<String, String> {
+    let mut document = merge::toml(existing)?;
+    // What stands outside the tables is said of the registry itself.
+    trust_one(document.as_table_mut(), ca)?;
+    if let Some(hosts) = document.get_mut("host") {
+        let hosts = hosts.as_table_like_mut().ok_or("its host is no table")?;
+        for (url, host) in hosts.iter_mut() {
+            if !ours(url.get()) {
+                continue;
+            }
+            let host = host
+                .as_table_like_mut()
+                .ok_or_else(|| format!("its host.{:?} is no table", url.get()))?;
+            trust_one(host, ca)?;
         }
+    }
+    Ok(document.to_string())
+}
+
+/// Adds `ca` to what a table's own says: one file's name, or a list of them.
+fn trust_one(table: &mut dyn TableLike, ca: &str) -> Result<(), String> {
+    let Some(said) = table.get_mut("ca") else {
+        table.insert("ca", value(ca));
+        return Ok(());
+    };
+    let said = said.as_value_mut().ok_or("its ca is a table")?;
+    match said {
+        Value::String(one) if one.value() == ca => {}
+        Value::String(one) => {
+            let decor = one.decor().clone();
+            let mut both = Array::from_iter([one.value().as_str(), ca]);
+            *both.decor_mut() = decor;
+            *said = Value::Array(both);
+        }
+        Value::Array(several) => {
+            if !several.iter().any(|one| one.as_str() == Some(ca)) {
+                several.push(ca);
+            }
+        }
+        _ => return Err("its ca is neither a file's name nor a list of them".to_owned()),
     }
     Ok(())
 }
@@ -191,7 +237,7 @@ fn in_front(existing: &str, host: &Host<'_>) -> Result<String, String> {
         let hosts = document
             .get("host")
             .and_then(toml_edit::Item::as_table_like);
-        hosts.map_or(0, toml_edit::TableLike::len)
+        hosts.map_or(0, TableLike::len)
     };
     let named = before.get("host").and_then(toml_edit::Item::as_table_like);
     if named.is_some_and(|hosts| hosts.contains_key(&host.url)) {
@@ -290,6 +336,42 @@ mod tests {
             ("[host.\"https://127.0.0.1:5000\"]\n", "already"),
         ] {
             let problem = in_front(existing, &host()).unwrap_err();
+            assert!(problem.contains(fragment), "{problem}");
+        }
+    }
+
+    #[test]
+    fn our_authority_is_trusted_beside_theirs() {
+        let theirs = "# why\nserver = \"https://quay.io\" # s\nca = \"/t.crt\" # theirs\n\n# m\n\
+                      [host.\"https://m.example\"]\n  ca = \"m\"\n[host.\"https://quay.io\"]\n  ca = [\"/a\"] # a\n";
+        let both = theirs
+            .replace("\"/t.crt\"", "[\"/t.crt\", \"/ours.pem\"]")
+            .replace("[\"/a\"]", "[\"/a\", \"/ours.pem\"]");
+        for (existing, expected) in [
+            ("", "ca = \"/ours.pem\"\n"),
+            (
+                "server = \"https://x\" # x",
+                "server = \"https://x\" # x\nca = \"/ours.pem\"\n",
+            ),
+            ("ca = \"/ours.pem\"\n", "ca = \"/ours.pem\"\n"),
+            (theirs, &both),
+            (
+                "[host.\"https://m.example\"]\n# kept\n",
+                "ca = \"/ours.pem\"\n[host.\"https://m.example\"]\n# kept\n",
+            ),
+        ] {
+            let ours = |url: &str| url.ends_with("quay.io");
+            let text = trusting(existing.as_bytes(), "/ours.pem", ours).unwrap();
+            assert_eq!(text, expected);
+            assert_eq!(trusting(text.as_bytes(), "/ours.pem", ours).unwrap(), text);
+        }
+        for (existing, fragment) in [
+            ("ca = 1\n", "neither"),
+            ("[ca]\n", "is a table"),
+            ("host = 1\n", "no table"),
+            ("ca = ", "no valid TOML"),
+        ] {
+            let problem = trusting(existing.as_bytes(), "/ours.pem", |_| true).unwrap_err();
             assert!(problem.contains(fragment), "{problem}");
         }
     }

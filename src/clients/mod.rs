@@ -294,7 +294,7 @@ fn planned(
         request,
         standin,
     };
-    match request.client {
+    let mut plan = match request.client {
         Client::Docker => docker::plan(&ask),
         Client::Containerd => containerd::plan(&ask),
         Client::Podman => podman::plan(&ask),
@@ -302,7 +302,19 @@ fn planned(
         Client::Kind => kind::plan(&ask),
         Client::System => system::plan(&ask),
         Client::Env => env::plan(&ask),
+    }?;
+    let daemon = matches!(
+        request.client,
+        Client::Docker | Client::Containerd | Client::Buildkit
+    );
+    if daemon && place.is_users() && standin.loopback() {
+        plan.note(format!(
+            "a rootless daemon may have a network of its own, where {} is not this machine: if it does, have standin listen at \
+             another address too and give that one as --url",
+            standin.url.host()
+        ));
     }
+    Ok(plan)
 }
 
 /// What each client's file works with.
@@ -334,6 +346,25 @@ impl Ask<'_> {
         let named = path.to_string_lossy().into_owned();
         plan.file(path, ca.as_bytes());
         Some(named)
+    }
+
+    /// The same for a client that comes through the proxy, whatever it speaks on the way there.
+    fn trusted(&self, plan: &mut Plan) -> Result<String, Error> {
+        let ca = self.standin.needed_ca()?;
+        let path = self.place.ours().join("ca.pem");
+        let named = path.to_string_lossy().into_owned();
+        if !plan.files().any(|(planned, _)| planned == path) {
+            plan.file(path, ca);
+        }
+        Ok(named)
+    }
+
+    /// Whether a client that goes to this URL by the proxy meets standin.
+    fn stands_in_for(&self, url: &str) -> bool {
+        let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+        let authority = authority.split('/').next().unwrap_or_default();
+        let host = authority.parse::<RegistryHost>();
+        host.is_ok_and(|host| self.standin.registries.contains(&host))
     }
 
     /// The text of a file as it is without us; empty if there is none.

@@ -49,6 +49,11 @@ impl Place {
         self.root == Path::new("/")
     }
 
+    /// Whether the files are those of a user who is not root.
+    pub(super) fn is_users(&self) -> bool {
+        self.home.is_some()
+    }
+
     /// The root; all is below it.
     pub(super) fn root(&self) -> &Path {
         &self.root

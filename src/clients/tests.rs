@@ -400,21 +400,82 @@ fn versions_as_programs_print_them() {
     }
 }
 
+/// The files that a user who is not root gets, below the user's own directories, and nothing else.
 #[test]
 fn a_users_own_paths() {
+    for (mut case, files) in [
+        (
+            Case::new(Client::Podman),
+            &[
+                "containers/certs.d/127.0.0.1:5000/ca.crt",
+                "containers/registries.conf.d/050-standin.conf",
+            ][..],
+        ),
+        (
+            Case::docker("29"),
+            &["docker/certs.d/_default/hosts.toml", "standin/ca.pem"],
+        ),
+        (Case::docker("20.10"), &["docker/daemon.json"]),
+        (
+            Case::containerd("2.1"),
+            &[
+                "containerd/certs.d/_default/hosts.toml",
+                "containerd/config.toml",
+                "standin/ca.pem",
+            ],
+        ),
+        (
+            Case::new(Client::Buildkit),
+            &["buildkit/buildkitd.toml", "standin/ca.pem"],
+        ),
+        (
+            Case::new(Client::Env).proxy(),
+            &["standin/bundle.pem", "standin/ca.pem"],
+        ),
+    ] {
+        let home = tempfile::tempdir().unwrap();
+        let place = Place::of_user(Home {
+            config: home.path().join("config"),
+            state: home.path().join("state"),
+            runtime: None,
+        });
+        let client = case.request.client;
+        case.standin.ca = Some(CA.to_owned());
+        let (done, plan) = write(&place, &case.request, &case.standin).unwrap();
+        let written: std::collections::BTreeSet<_> =
+            done.iter().map(|done| done.path.clone()).collect();
+        let expected = files
+            .iter()
+            .map(|file| home.path().join("config").join(file));
+        assert_eq!(written, expected.collect(), "{client:?}");
+        // What is named is named by its path there.
+        let ours = home.path().join("config/standin/ca.pem");
+        let hosts = home
+            .path()
+            .join("config/docker/certs.d/_default/hosts.toml");
+        if let Ok(text) = fs::read_to_string(hosts) {
+            assert!(text.contains(&*ours.to_string_lossy()), "{text}");
+        }
+        // A daemon of a user's own may have a network of its own.
+        let daemon = matches!(
+            client,
+            Client::Docker | Client::Containerd | Client::Buildkit
+        );
+        let says_so = plan.notes().join("\n").contains("network of its own");
+        assert_eq!(says_so, daemon, "{client:?}: {:?}", plan.notes());
+        undo(&place, client).unwrap();
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0, "{client:?}");
+    }
     let home = tempfile::tempdir().unwrap();
     let place = Place::of_user(Home {
         config: home.path().join("config"),
         state: home.path().join("state"),
         runtime: None,
     });
-    let case = Case::new(Client::Podman);
-    write(&place, &case.request, &case.standin).unwrap();
-    let config = home.path().join("config/containers");
-    assert!(config.join("registries.conf.d/050-standin.conf").exists());
-    assert!(config.join("certs.d/127.0.0.1:5000/ca.crt").exists());
-    undo(&place, Client::Podman).unwrap();
-    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
-    let system = plan(&place, &Case::new(Client::System).request, &case.standin);
+    let system = plan(
+        &place,
+        &Case::new(Client::System).request,
+        &Case::new(Client::System).standin,
+    );
     assert!(system.unwrap_err().to_string().contains("root"));
 }

@@ -318,6 +318,43 @@ fn a_directory_that_was_ours_is_theirs_once_they_use_it() {
 }
 
 #[test]
+fn a_registrys_own_hosts_toml_comes_to_trust_the_proxy_and_goes_back() {
+    let theirs = "# why\r\nserver = 'https://quay.io' # s\r\nca = \"/theirs.crt\"\r\n[host.\"https://m.example\"]\r\n";
+    for (client, version, directory) in [
+        ("docker", ["--docker-version", "29"], "etc/docker/certs.d"),
+        (
+            "containerd",
+            ["--containerd-version", "2.1"],
+            "etc/containerd/certs.d",
+        ),
+    ] {
+        let root = Root::new();
+        let file = format!("{directory}/quay.io/hosts.toml");
+        root.put(&file, theirs);
+        let before = root.tree();
+        let write = [&[client, "--mode", "proxy", "--write"][..], &version].concat();
+        root.done(&write);
+        let both = "ca = [\"/theirs.crt\", \"/etc/standin/ca.pem\"]";
+        let written = root.read(&file);
+        assert!(written.contains(both), "{written}");
+        assert!(
+            written.contains("[host.\"https://m.example\"]"),
+            "{written}"
+        );
+        assert_eq!(root.read("etc/standin/ca.pem"), CA);
+        // Another authority, then one undo.
+        let renewed = CA.replace("AAAA", "BBBB");
+        fs::write(&root.ca, &renewed).unwrap();
+        root.done(&write);
+        assert_eq!(root.read("etc/standin/ca.pem"), renewed);
+        assert_eq!(root.read(&file), written);
+        fs::write(&root.ca, CA).unwrap();
+        root.done(&[client, "--undo"]);
+        assert_eq!(root.tree(), before, "{client}");
+    }
+}
+
+#[test]
 fn files_that_cannot_be_added_to_are_refused_and_nothing_is_changed() {
     let docker = &["docker", "--docker-version", "20.10", "--write"][..];
     let modern = &["docker", "--docker-version", "29", "--write"][..];
