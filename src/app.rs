@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{Config, Seed},
+    config::Config,
     http::{self, Http},
     job::READY_FILE,
     proxy,
@@ -29,6 +29,7 @@ use crate::{
         access::{Access, Generated, Key},
     },
     tls::{self, Tls},
+    transfer::{Local, Pace, Seed, SeededImage, Seeder},
     types::{RegistryHost, UpstreamProxy},
 };
 
@@ -308,14 +309,25 @@ fn access(
     Ok((access, Some(generated)))
 }
 
+/// Puts what `--seed` names into the registry.
 fn seed(registry: &Registry, seeds: &[Seed]) -> anyhow::Result<Vec<Seeded>> {
-    let mut seeded = Vec::new();
+    let local = Local::new(registry);
+    let pace = Pace::usual(registry.limits().manifest);
+    let seeder = Seeder {
+        destination: &local,
+        observer: &(),
+        pace: &pace,
+    };
+    let mut images = Vec::new();
     for seed in seeds {
-        let name = seed
-            .name
-            .as_ref()
-            .map(|name| (name.repository.as_str(), name.tag.as_ref()));
-        seeded.extend(registry.seed(&seed.dir, seed.tag.as_ref(), name)?);
+        seeder.seed(seed, &mut |image| images.push(image))?;
     }
-    Ok(seeded)
+    let seeded = |image: SeededImage| {
+        Ok(Seeded {
+            name: local.canonical(&image.name)?,
+            tag: image.tag,
+            digest: image.digest,
+        })
+    };
+    images.into_iter().map(seeded).collect()
 }

@@ -50,11 +50,8 @@ pub(super) fn read(from: &str, path: &str) -> Result<Place, ConfigError> {
     parse(&Arc::from(absolute), &text)
 }
 
-fn parse(path: &Arc<Path>, text: &str) -> Result<Place, ConfigError> {
-    let refuse = |problem| ConfigError::File {
-        path: path.to_path_buf(),
-        problem,
-    };
+/// Reads YAML as options have it. The error says what is wrong and where.
+pub(super) fn document(text: &str) -> Result<Value, String> {
     // Only what YAML 1.2 calls a boolean or a number is anything but text: `data: on` names a directory.
     let options = serde_saphyr::options! {
         strict_booleans: true,
@@ -63,11 +60,18 @@ fn parse(path: &Arc<Path>, text: &str) -> Result<Place, ConfigError> {
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         with_snippet: false,
     };
-    let document: Value = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let error = error.render_with_formatter(&UserMessageFormatter);
-        refuse(format!("this is no YAML that can be read: {error}"))
-    })?;
-    let entries = match document {
+        format!("this is no YAML that can be read: {error}")
+    })
+}
+
+fn parse(path: &Arc<Path>, text: &str) -> Result<Place, ConfigError> {
+    let refuse = |problem| ConfigError::File {
+        path: path.to_path_buf(),
+        problem,
+    };
+    let entries = match document(text).map_err(refuse)? {
         Value::Map(entries) => entries,
         Value::Nothing => Vec::new(),
         Value::Text(_) | Value::Fraction | Value::List(_) => {
@@ -165,7 +169,7 @@ fn fields(
 }
 
 /// A YAML value as far as options have one.
-enum Value {
+pub(super) enum Value {
     Nothing,
     /// Text, a boolean or a whole number.
     Text(String),

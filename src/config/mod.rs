@@ -8,6 +8,7 @@ mod file;
 mod freshness;
 mod limits;
 mod registries;
+mod seeds;
 mod source;
 mod spelling;
 #[cfg(test)]
@@ -29,7 +30,7 @@ pub use self::{
     freshness::TagTtl,
     limits::Limits,
     source::{ConfigError, Environment, Flags, Key, Origin, Sources},
-    value::{San, Seed, SeedName},
+    value::San,
 };
 use crate::{
     cache::Keep,
@@ -37,6 +38,7 @@ use crate::{
     proxy::TunnelOptions,
     registry::access::User,
     storage::Durability,
+    transfer::Seed,
     types::{ExternalUrl, Pattern, RegistryHost},
     upstream,
 };
@@ -181,7 +183,7 @@ impl Config {
             },
             users,
             token_key: path(Key::TokenKey)?,
-            seeds: sources.list(Key::Seed, Seed::parse)?.unwrap_or_default(),
+            seeds: seeds::seeds(sources)?,
             ready_file: path(Key::ReadyFile)?,
             log_file: path(Key::LogFile)?,
             parent: sources

@@ -7,6 +7,7 @@ use std::fs;
 use tempfile::TempDir;
 
 use super::*;
+use crate::transfer::Source;
 
 /// The three places, weakest last.
 #[derive(Default)]
@@ -239,9 +240,11 @@ fn paths_in_the_file_are_relative_to_it_and_others_to_the_working_directory() {
     let here = std::env::current_dir().unwrap();
     assert_eq!(config.ready_file, Some(here.join("ready.json")));
     let seed = Seed {
-        dir: dir.path().join("layouts/a=b"),
-        tag: Some("1.0".parse().unwrap()),
         name: Some("x/app:2".parse().unwrap()),
+        ..Seed::new(Source::Layout {
+            dir: dir.path().join("layouts/a=b"),
+            tag: Some("1.0".parse().unwrap()),
+        })
     };
     assert_eq!(config.seeds, [seed]);
 }
@@ -352,11 +355,7 @@ fn values_that_are_refused() {
             &["\"a.io:5000\"", "https://"],
         ),
         (Key::Durability, &["none"], &["\"none\"", "job", "full"]),
-        (
-            Key::Seed,
-            &["docker-archive:x"],
-            &["docker-archive:x", "oci:DIR"],
-        ),
+        (Key::Seed, &["dir:x"], &["dir:x", "oci:DIR"]),
         (Key::Seed, &["./layout"], &["\"./layout\"", "oci:DIR"]),
         (Key::Seed, &["oci::1"], &["\"oci::1\"", "oci:DIR"]),
         (Key::Seed, &["oci:a:.b"], &["\".b\"", "no tag"]),

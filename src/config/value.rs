@@ -4,19 +4,17 @@
 
 use std::{
     net::{IpAddr, SocketAddr, ToSocketAddrs},
-    path::PathBuf,
     str::FromStr,
     time::Duration,
 };
 
 use rustix::process::Pid;
 
-use super::source::Given;
 use crate::{
     job::Parent,
     storage::Durability,
     types::{
-        RegistryHost, RepositoryName, Tag, UpstreamUrl,
+        RegistryHost, UpstreamUrl,
         digest::shown,
         url::{parse_port, split_port},
     },
@@ -69,89 +67,6 @@ impl FromStr for San {
             ));
         }
         Ok(Self::Name(s.to_ascii_lowercase()))
-    }
-}
-
-/// Content to hold before the first request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seed {
-    /// An OCI layout, absolute.
-    pub dir: PathBuf,
-    /// The only one of the layout's images to take, as its index names it.
-    pub tag: Option<Tag>,
-    /// What to call it here, if not as the layout does.
-    pub name: Option<SeedName>,
-}
-
-/// A name as a client of ours would write it; which registry it belongs to is decided where all names are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SeedName {
-    /// A registry's port is spelled `HOST_PORT`.
-    pub repository: RepositoryName,
-    pub tag: Option<Tag>,
-}
-
-impl Seed {
-    /// `oci:DIR[:TAG][=NAME[:TAG]]`. As for skopeo, the first colon ends DIR; the last equals sign begins NAME.
-    pub(super) fn parse(given: &Given) -> Result<Self, String> {
-        let text = given.text.as_str();
-        let source = text.strip_prefix("oci:").ok_or_else(|| {
-            format!(
-                "{} cannot be seeded: a SOURCE is oci:DIR[:TAG], an OCI layout, optionally with =NAME[:TAG] behind it",
-                shown(text)
-            )
-        })?;
-        let (source, name) = match source.rsplit_once('=') {
-            Some((source, name)) => (source, Some(name.parse()?)),
-            None => (source, None),
-        };
-        let (dir, tag) = match source.split_once(':') {
-            Some((dir, tag)) => (dir, Some(tag.parse::<Tag>().map_err(|e| e.to_string())?)),
-            None => (source, None),
-        };
-        if dir.is_empty() {
-            return Err(format!(
-                "{} names no directory: a SOURCE is oci:DIR[:TAG]",
-                shown(text)
-            ));
-        }
-        Ok(Self {
-            dir: given.path(dir)?,
-            tag,
-            name,
-        })
-    }
-}
-
-impl FromStr for SeedName {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        if s.contains('@') {
-            return Err(format!(
-                "{} holds a digest, which follows from the content: name it NAME or NAME:TAG",
-                shown(s)
-            ));
-        }
-        // Behind the last slash a colon begins the tag, before it a registry's port.
-        let (name, tag) = match s.rsplit_once(':') {
-            Some((name, tag)) if !tag.contains('/') => {
-                let tag = tag.parse::<Tag>().map_err(|e| e.to_string())?;
-                (name, Some(tag))
-            }
-            _ => (s, None),
-        };
-        let repository = match name.split_once('/') {
-            Some((host, rest)) if host.contains(':') => {
-                let host: RegistryHost = host.parse().map_err(|e| format!("{e}"))?;
-                format!("{}/{rest}", host.component()).parse()
-            }
-            _ => name.parse(),
-        };
-        Ok(Self {
-            repository: repository.map_err(|e: crate::types::InvalidName| e.to_string())?,
-            tag,
-        })
     }
 }
 
@@ -437,32 +352,6 @@ mod tests {
         ] {
             let message = bad.parse::<San>().unwrap_err();
             assert!(message.contains("neither a DNS name"), "{message}");
-        }
-    }
-
-    #[test]
-    fn names_of_seeds() {
-        for (text, repository, tag) in [
-            ("acme/app", "acme/app", None),
-            ("acme/app:1.0", "acme/app", Some("1.0")),
-            ("quay.io/acme/app:1", "quay.io/acme/app", Some("1")),
-            ("localhost:5001/app", "localhost_5001/app", None),
-            ("localhost:5001/app:1", "localhost_5001/app", Some("1")),
-        ] {
-            let name: SeedName = text.parse().unwrap();
-            assert_eq!(name.repository.as_str(), repository);
-            assert_eq!(name.tag.as_ref().map(Tag::as_str), tag);
-        }
-        for (bad, fragment) in [
-            ("", "no repository name"),
-            ("App", "no repository name"),
-            ("app:", "no tag"),
-            ("app:.1", "no tag"),
-            ("app@sha256:00", "holds a digest"),
-            ("a:b:1/app", "HOST:PORT"),
-        ] {
-            let message = bad.parse::<SeedName>().unwrap_err();
-            assert!(message.contains(fragment), "{bad:?}: {message}");
         }
     }
 }

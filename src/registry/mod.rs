@@ -42,7 +42,7 @@ pub use catalog::View;
 pub use discovery::Page;
 pub use push::{FinishedUpload, ManifestPush, PushedManifest};
 pub use reach::{Intercepted, Reached};
-pub use seed::{SeedError, Seeded};
+pub use seed::{Seeded, Seeding};
 pub use source::{Asked, OwnNames, Rule, Sources, Target};
 
 /// The settings behind the rules.

@@ -1,7 +1,7 @@
 //! The rules from inside: what no client can see or wait for.
 #![allow(clippy::unwrap_used)]
 
-use std::{convert::Infallible, fs, task::Poll};
+use std::{convert::Infallible, task::Poll};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -212,53 +212,4 @@ async fn what_is_owed_is_fetched_under_the_name_that_needs_it() {
     assert!(matches!(nothing, Err(Error::BlobUnknown(_))));
     let pulled = fixture.registry.pull_blob(&app(), &digest).await;
     assert_eq!(pulled.unwrap().size(), Some(5));
-}
-
-/// An OCI layout that holds an index of one image, whose size the index gives as `size`, or rightly.
-fn layout(size: Option<usize>) -> TempDir {
-    let directory = tempfile::tempdir().unwrap();
-    let root = directory.path();
-    let blobs = root.join("blobs/sha256");
-    fs::create_dir_all(&blobs).unwrap();
-    let put = |bytes: &str| {
-        let digest = digest_of(bytes.as_bytes());
-        fs::write(blobs.join(digest.hex()), bytes).unwrap();
-        digest
-    };
-    let config = put("{}");
-    let image = format!(
-        r#"{{"schemaVersion":2,"mediaType":"{IMAGE}","config":{{"digest":"{config}","size":2}},"layers":[]}}"#
-    );
-    let index = format!(
-        r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[{{"mediaType":"{IMAGE}","digest":"{}","size":{}}}]}}"#,
-        put(&image),
-        size.unwrap_or(image.len())
-    );
-    let top = format!(
-        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{INDEX}","digest":"{}","size":{},
-            "annotations":{{"org.opencontainers.image.ref.name":"v1"}}}}]}}"#,
-        put(&index),
-        index.len()
-    );
-    fs::write(root.join("index.json"), top).unwrap();
-    fs::write(root.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
-    directory
-}
-
-#[tokio::test]
-async fn a_layout_whose_index_gives_a_wrong_size_is_not_seeded() {
-    let fixture = Fixture::new([]);
-    let seed = |layout: &TempDir| {
-        let name = Some(("quay.io/acme/app", None));
-        fixture.registry.seed(layout.path(), None, name)
-    };
-    let refused = seed(&layout(Some(7))).unwrap_err().to_string();
-    assert!(refused.contains("7"), "{refused}");
-    let (app, reference) = (app(), Reference::Tag(v1()));
-    let want = Want::Description;
-    let pulled = fixture.registry.pull_manifest(&app, &reference, want);
-    assert!(pulled.await.is_err());
-    seed(&layout(None)).unwrap();
-    let pulled = fixture.registry.pull_manifest(&app, &reference, want);
-    pulled.await.unwrap();
 }

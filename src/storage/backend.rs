@@ -3,7 +3,7 @@
 //! Every call blocks; `Store`'s callers run it off the async workers. There is no rename and no append here: an object
 //! store has neither. Bytes are written as *parts* nobody can see, and `publish` turns parts into content at once.
 
-use std::{io, sync::Arc, time::SystemTime};
+use std::{fs::File, io, sync::Arc, time::SystemTime};
 
 use super::layout::Key;
 use crate::types::{Digest, UploadId};
@@ -45,6 +45,9 @@ pub(super) trait Backend: Send + Sync + 'static {
 
     /// Frees what `create_part` made, published or not. Never fails: a leftover is swept at the next start.
     fn discard(&self, id: UploadId);
+
+    /// A file that has no name, gone once it is closed.
+    fn scratch(&self) -> io::Result<File>;
 
     /// Makes the bytes of `parts`, one behind the other, visible as `digest`: wholly, at once, and for good. Content that is
     /// there already under that digest is a success.

@@ -195,6 +195,14 @@ impl Backend for Fs {
         }
     }
 
+    fn scratch(&self) -> io::Result<File> {
+        let path = self.path(&layout::upload(UploadId::random()));
+        let mut open = OpenOptions::new();
+        let file = open.read(true).write(true).create_new(true).open(&path)?;
+        fs::remove_file(&path)?;
+        Ok(file)
+    }
+
     fn publish(&self, digest: &Digest, parts: &[Part]) -> io::Result<()> {
         let [part] = parts else {
             return Err(io::Error::other("on a disk a session is one file"));

@@ -27,7 +27,9 @@ mod upload;
 mod uses;
 
 use std::{
-    fmt, io,
+    fmt,
+    fs::File,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -109,6 +111,11 @@ impl Store {
         self.backend
             .free_space()
             .map_err(Error::io(Op::Stage, layout::uploads()))
+    }
+
+    /// A file without a name beside the staging, for bytes that are not content. Nothing is left of it once it is closed.
+    pub fn scratch(&self) -> io::Result<File> {
+        self.backend.scratch()
     }
 
     // Content.

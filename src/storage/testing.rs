@@ -276,6 +276,10 @@ impl Backend for Faulty {
         self.inner.discard(id);
     }
 
+    fn scratch(&self) -> io::Result<std::fs::File> {
+        self.inner.scratch()
+    }
+
     fn publish(&self, digest: &Digest, parts: &[Part]) -> io::Result<()> {
         self.faults
             .run(Op::Publish, || self.inner.publish(digest, parts))

@@ -6,17 +6,34 @@
 //!
 //! Everything here blocks; nothing that an origin says is believed before it is verified.
 
+mod copy;
+mod files;
+mod layout;
+mod local;
+mod platform;
 mod remote;
+mod seed;
+mod source;
 mod verified;
 mod wanted;
 
-use std::io::Read;
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
 
 use bytes::Bytes;
 
-use crate::types::{Descriptor, RepositoryName, Tag};
+use crate::types::{Descriptor, RepositoryName, Tag, UploadId};
 
+pub use copy::{Cancel, Choice, Copied, Observer, Pace, Walk};
+pub use local::Local;
+pub use platform::Platform;
 pub use remote::{Access, Remote, RemoteImages};
+pub use seed::{SeededImage, Seeder};
+pub use source::{Input, Layers, Seed, SeedName, Selector, Source};
 pub use verified::Verified;
 pub use wanted::{InvalidWanted, Wanted};
 
@@ -26,6 +43,25 @@ pub struct ImageName {
     /// As a client of ours would write it: `acme/app`, or `quay.io/acme/app`.
     pub repository: Option<RepositoryName>,
     pub tag: Option<Tag>,
+}
+
+impl ImageName {
+    /// What an annotation or a list of names gives: `REPOSITORY[:TAG]`, or a tag alone. What is no name of ours is no name.
+    pub(crate) fn lenient(text: &str) -> Self {
+        if let Ok(tag) = text.parse() {
+            return Self {
+                repository: None,
+                tag: Some(tag),
+            };
+        }
+        match text.parse::<SeedName>() {
+            Ok(name) => Self {
+                repository: Some(name.repository),
+                tag: name.tag,
+            },
+            Err(_) => Self::default(),
+        }
+    }
 }
 
 /// An image that an origin has.
@@ -46,6 +82,22 @@ pub trait Origin: Send + Sync {
 
     /// The bytes of a blob that `image` names, from the first on.
     fn blob(&self, image: &Image, blob: &Descriptor) -> Result<Box<dyn Read + Send + '_>, Error>;
+
+    /// What messages call that content: a file, or an archive and its entry.
+    fn place(&self, content: &Descriptor) -> String {
+        content.digest.to_string()
+    }
+
+    /// Whether an image that an index names is here, with all that it names itself. Asked only of origins whose indexes may
+    /// name more than they have.
+    fn has(&self, _manifest: &Descriptor) -> Result<bool, Error> {
+        Ok(true)
+    }
+
+    /// Fails if the origin is no longer what it was when it was opened. Asked before an image becomes visible.
+    fn check(&self) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// Opens a blob's bytes, from the first on, as often as they have to be sent.
@@ -66,6 +118,16 @@ pub trait Destination: Send + Sync {
         blob: &Descriptor,
         content: &Open<'_>,
     ) -> Result<(), Error>;
+
+    /// The manifest that was put here under `tag`, as far as that can be told cheaply.
+    fn image(&self, _name: &RepositoryName, _tag: &Tag) -> Result<Option<Bytes>, Error> {
+        Ok(None)
+    }
+
+    /// A file without a name, for bytes that can't be sent yet. Nothing is left of it once it is closed.
+    fn scratch(&self) -> io::Result<File> {
+        unnamed(&std::env::temp_dir())
+    }
 
     /// Takes a manifest by its digest; all that it names has been put.
     fn put_manifest(
@@ -102,4 +164,25 @@ pub enum Error {
     /// The destination does not take it.
     #[error("can't write {place}: {why}")]
     Destination { place: String, why: String },
+    /// Somebody asked for the end.
+    #[error("interrupted; images that were not finished are not there")]
+    Interrupted,
+}
+
+/// A file in `directory` that has no name.
+pub(crate) fn unnamed(directory: &Path) -> io::Result<File> {
+    let failed = |error: io::Error| {
+        let why = format!(
+            "no temporary file can be made in {}: {error}",
+            directory.display()
+        );
+        io::Error::new(error.kind(), why)
+    };
+    let name = format!(".standin-{}", UploadId::random());
+    let path = directory.join(name);
+    let mut open = OpenOptions::new();
+    open.read(true).write(true).create_new(true).mode(0o600);
+    let file = open.open(&path).map_err(failed)?;
+    std::fs::remove_file(&path).map_err(failed)?;
+    Ok(file)
 }
