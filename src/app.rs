@@ -3,6 +3,7 @@
 mod addresses;
 mod assembly;
 mod ready;
+mod reports;
 
 use std::{
     fs,
@@ -36,6 +37,7 @@ use crate::{
 use addresses::{bind, local_addresses, own_names};
 use assembly::Assembly;
 use ready::Ready;
+use reports::Reports;
 
 /// Serves until SIGTERM or SIGINT, then drains: requests in flight may finish within `--grace`. A second signal ends the
 /// process at once.
@@ -60,6 +62,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         registry,
         cache,
         sources,
+        activity,
         metrics,
     } = assembly;
     if let Some(proxy) = &config.tunnels.upstream {
@@ -86,6 +89,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         })
     };
     log::info!("{}", access.summary());
+    let reports = Reports::new(&activity, &registry, &config)?;
     let seeded = seed(&registry, &config.seeds)?;
     let ready = Ready::new(&addresses, &config, tls.ca_path(), generated)?;
     let own_ready_file = config.state.join(READY_FILE);
@@ -99,12 +103,16 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         ),
     };
     let certificate = Arc::clone(&tls);
+    let live = reports.clone();
     let http = Http::new(
         registry,
         access,
         config.external_url.clone(),
         connection,
-        Arc::new(move || certificate.ca_pem()),
+        http::Pages {
+            ca: Arc::new(move || certificate.ca_pem()),
+            status: Arc::new(move |asked| live.page(asked)),
+        },
         config.limits.http,
         metrics,
     );
@@ -113,7 +121,9 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         tls,
         gateway: Arc::new(gateway),
     };
-    run(&runtime, &config, front, http, || {
+    runtime.spawn(Reports::tell(activity));
+    let stopping = || reports.write_early();
+    let ended = run(&runtime, &config, front, http, stopping, || {
         ready.announce(&own_ready_file, config.ready_file.as_deref())?;
         cache.count_in_background();
         let listeners: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
@@ -132,12 +142,13 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
             );
         }
         Ok(())
-    })?;
+    });
+    let reported = reports.write();
     // Whoever looks must not be sent to a server that is gone.
     for file in config.ready_file.iter().chain([&own_ready_file]) {
         let _ = fs::remove_file(file);
     }
-    Ok(())
+    ended.and(reported)
 }
 
 /// What connections come to.
@@ -152,6 +163,7 @@ fn run(
     config: &Config,
     front: Front,
     http: Http,
+    stopping: impl FnOnce(),
     ready: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let (registry, judging) = (http.registry.clone(), http.clone());
@@ -207,6 +219,7 @@ fn run(
             seconds(config.grace)
         );
         let drained = handle.stop(true);
+        stopping();
         let ended = tokio::select! {
             () = drained => {
                 log::info!("drained, bye");

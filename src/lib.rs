@@ -24,19 +24,19 @@
 //!
 //! ```text
 //!      main  cli  config  app               the program: options, and everything put together
-//! L5   job                                  a server started, found, waited for and stopped by the steps of a CI job
+//! L5   job                                  a server started, found, waited for and stopped by a job's steps; its report
 //!      clients                              how docker, containerd, podman and others are pointed here
 //!      transfer                             images carried between registries, layouts and archives
 //! L4   proxy    tls    http                 connections, certificates, the spec's endpoints
 //! L3   registry                             the rules: what a name means, who wins, what a push must bring
 //! L2   cache  upstream                      one download for all who ask; how other registries are asked
 //! L1   storage                              bytes at rest
-//! L0   types                                values of the spec, parsed once; no I/O
+//! L0   types  metrics  activity             values of the spec, parsed once; what is counted, and what happened by name
 //! ```
 //!
 //! A layer uses those below it and never one above or beside it, but for `cache`, which uses `upstream`, and `proxy`,
 //! which uses `tls`. The layers below `http` know no HTTP server, and `registry` no HTTP at all. [`app`] joins them: it
-//! hands [`http`] to [`proxy`] as a parameter, and `/ca.pem` to [`http`] as a function.
+//! hands [`http`] to [`proxy`] as a parameter, and `/ca.pem` and `/status` to [`http`] as functions.
 //!
 //! # The life of a pull
 //!
@@ -92,10 +92,13 @@
 //! | What does an option mean, and which place wins? | `config/mod.rs`; each text becomes a value in `config/value.rs` |
 //! | What does `configure` write for a client, and how is it taken back? | `clients/`, one file per client; `clients/journal.rs` |
 //! | Which process does a ready file mean, and is it that one still? | `job/instance.rs`; `job/process.rs` |
+//! | Which requests are one pull, and what is remembered of it? | `activity/pulls.rs`; `activity/mod.rs` says what is told to it |
+//! | What is on `/status`, and in a report? | `job/report/`; who sees it: `http/status.rs` |
 //! | In what order does everything start and stop? | `app.rs`, `serve` and `run` |
 //!
 //! [distribution-spec]: https://github.com/opencontainers/distribution-spec/blob/main/spec.md
 
+pub mod activity;
 pub mod app;
 pub mod cache;
 pub mod cli;

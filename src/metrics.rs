@@ -4,9 +4,17 @@
 //! Labels take few values whatever clients do: configured registries, end points of the spec, words of ours. No name of a
 //! repository, no address and no user is ever one.
 
+mod clock;
+mod totals;
+mod tunnels;
+
 use std::{
+    collections::BTreeSet,
     fmt,
-    sync::atomic::Ordering,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -21,6 +29,10 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+
+pub use clock::Clock;
+pub use totals::UpstreamTotals;
+pub use tunnels::Tunnels;
 
 /// What [`Metrics::page`] is written in.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -38,6 +50,10 @@ pub struct Metrics {
     upstream_seconds: Family<Upstream, Histogram>,
     upstream_received: Family<Upstream, Counter>,
     upstream_resumes: Family<Upstream, Counter>,
+    upstream_waits: Clock,
+    upstream_waited: Counter<f64, AtomicU64>,
+    /// Whoever was asked.
+    upstreams: Mutex<BTreeSet<String>>,
     upstream_closed: Family<Upstream, Gauge>,
     pull_limit: Family<Upstream, Gauge>,
     pulls_remaining: Family<Upstream, Gauge>,
@@ -46,54 +62,6 @@ pub struct Metrics {
     evicted_manifests: Counter,
     evicted: Counter,
     tunnels: Tunnels,
-}
-
-/// What the proxy has carried past us.
-#[derive(Default)]
-pub struct Tunnels {
-    open: Gauge,
-    opened: Counter,
-    sent: Counter,
-    received: Counter,
-}
-
-impl Tunnels {
-    /// One is open for as long as what is returned lives.
-    pub fn begin(&self) -> UnderWay {
-        self.opened.inc();
-        self.open.inc();
-        UnderWay(self.open.clone())
-    }
-
-    /// Open now.
-    pub fn open(&self) -> u64 {
-        u64::try_from(self.open.get()).unwrap_or_default()
-    }
-
-    /// Opened since the start.
-    pub fn opened(&self) -> u64 {
-        self.opened.get()
-    }
-
-    /// Bytes went from a client to a remote host.
-    pub fn add_sent(&self, bytes: u64) {
-        self.sent.inc_by(bytes);
-    }
-
-    /// Bytes came from a remote host to a client.
-    pub fn add_received(&self, bytes: u64) {
-        self.received.inc_by(bytes);
-    }
-
-    /// Bytes from clients to remote hosts.
-    pub fn sent(&self) -> u64 {
-        self.sent.get()
-    }
-
-    /// Bytes from remote hosts to clients.
-    pub fn received(&self) -> u64 {
-        self.received.get()
-    }
 }
 
 /// What was answered with content.
@@ -196,6 +164,9 @@ impl Metrics {
             upstream_seconds: Family::new_with_constructor(seconds),
             upstream_received: Family::default(),
             upstream_resumes: Family::default(),
+            upstream_waits: Clock::default(),
+            upstream_waited: Counter::default(),
+            upstreams: Mutex::default(),
             upstream_closed: Family::default(),
             pull_limit: Family::default(),
             pulls_remaining: Family::default(),
@@ -260,6 +231,12 @@ impl Metrics {
             "upstream_resumes",
             "Downloads that went on where an upstream had broken off",
             metrics.upstream_resumes.clone(),
+        );
+        page.register_with_unit(
+            "upstream_waited",
+            "Time in which at least one client waited for an upstream",
+            Unit::Seconds,
+            metrics.upstream_waited.clone(),
         );
         page.register(
             "upstream_withheld",
@@ -329,6 +306,9 @@ impl Metrics {
     /// # Errors
     /// None that is known: the text is written to memory.
     pub fn page(&self) -> Result<String, fmt::Error> {
+        let waited = self.upstream_waits.total().as_secs_f64();
+        let counter = self.upstream_waited.inner();
+        counter.store(waited.to_bits(), Ordering::Relaxed);
         let mut text = String::new();
         encode(&mut text, &self.page)?;
         Ok(text)
@@ -376,6 +356,11 @@ impl Metrics {
         UnderWay(self.fills.clone())
     }
 
+    /// When clients wait for upstreams.
+    pub fn upstream_waits(&self) -> &Clock {
+        &self.upstream_waits
+    }
+
     /// What the proxy has carried past us.
     pub fn tunnels(&self) -> &Tunnels {
         &self.tunnels
@@ -383,6 +368,7 @@ impl Metrics {
 
     /// `registry` was asked; the head of its answer, or none, came after `took`.
     pub fn upstream_request(&self, registry: &str, outcome: Outcome, took: Duration) {
+        self.note_upstream(registry);
         let asked = Asked {
             registry: registry.to_owned(),
             outcome: outcome.as_str(),
@@ -472,7 +458,8 @@ impl Upstream {
 }
 
 impl Content {
-    fn as_str(self) -> &'static str {
+    /// One word for it.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Manifest => "manifest",
             Self::Blob => "blob",
@@ -481,6 +468,16 @@ impl Content {
 }
 
 impl Origin {
+    pub const ALL: [Self; 7] = [
+        Self::Local,
+        Self::Shadow,
+        Self::Cache,
+        Self::Stale,
+        Self::Upstream,
+        Self::Nowhere,
+        Self::Failed,
+    ];
+
     /// One word for it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -496,7 +493,20 @@ impl Origin {
 }
 
 impl Outcome {
-    fn as_str(self) -> &'static str {
+    pub const ALL: [Self; 9] = [
+        Self::Answered,
+        Self::Absent,
+        Self::Unauthorized,
+        Self::RateLimited,
+        Self::Refused,
+        Self::Unreachable,
+        Self::Timeout,
+        Self::Broken,
+        Self::Withheld,
+    ];
+
+    /// One word for it.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Answered => "answered",
             Self::Absent => "absent",
@@ -522,61 +532,4 @@ fn integer(value: u64) -> i64 {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_counted_is_on_the_page() {
-        let metrics = Metrics::new();
-        metrics.request("GET", "blob", 200, Duration::from_millis(3));
-        metrics.sent(1000);
-        metrics.received(10);
-        metrics.answered(Content::Manifest, Origin::Shadow);
-        metrics.upstream_request("quay.io", Outcome::RateLimited, Duration::from_secs(1));
-        metrics.upstream_request("quay.io", Outcome::Withheld, Duration::ZERO);
-        metrics.upstream_received("quay.io").add(77);
-        metrics.upstream_resumed("quay.io");
-        metrics.upstream_withheld("quay.io", true);
-        metrics.pull_limit("docker.io", Some(100), 42);
-        metrics.cache(5, 10, 2, 2048);
-        let tunnel = metrics.tunnels().begin();
-        metrics.tunnels().add_sent(3);
-        metrics.tunnels().add_received(4);
-        let under_way = metrics.fill();
-        let page = metrics.page().unwrap();
-        for line in [
-            r#"standin_requests_total{method="GET",endpoint="blob",status="200"} 1"#,
-            r#"standin_request_duration_seconds_count{endpoint="blob"} 1"#,
-            "standin_sent_bytes_total 1000",
-            "standin_received_bytes_total 10",
-            r#"standin_answers_total{content="manifest",from="shadow"} 1"#,
-            "standin_fills 1",
-            r#"standin_upstream_requests_total{registry="quay.io",outcome="rate_limited"} 1"#,
-            r#"standin_upstream_requests_total{registry="quay.io",outcome="withheld"} 1"#,
-            r#"standin_upstream_request_duration_seconds_count{registry="quay.io"} 1"#,
-            r#"standin_upstream_received_bytes_total{registry="quay.io"} 77"#,
-            r#"standin_upstream_resumes_total{registry="quay.io"} 1"#,
-            r#"standin_upstream_withheld{registry="quay.io"} 1"#,
-            r#"standin_upstream_pull_limit{registry="docker.io"} 100"#,
-            r#"standin_upstream_pulls_remaining{registry="docker.io"} 42"#,
-            "standin_cache_used_bytes 5",
-            "standin_cache_limit_bytes 10",
-            "standin_cache_evicted_manifests_total 2",
-            "standin_cache_evicted_bytes_total 2048",
-            "standin_tunnels 1",
-            "standin_tunnels_opened_total 1",
-            "standin_tunnels_sent_bytes_total 3",
-            "standin_tunnels_received_bytes_total 4",
-        ] {
-            assert!(
-                page.lines().any(|found| found == line),
-                "{line} is not on\n{page}"
-            );
-        }
-        drop((under_way, tunnel));
-        let page = metrics.page().unwrap();
-        assert!(page.contains("\nstandin_fills 0\n"), "{page}");
-        assert!(page.contains("\nstandin_tunnels 0\n"), "{page}");
-    }
-}
+mod tests;

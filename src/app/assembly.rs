@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use tokio::runtime::Runtime;
 
 use crate::{
+    activity::Activity,
     cache::{self, Cache, Pace},
     config::Config,
     metrics::Metrics,
@@ -22,6 +23,7 @@ pub(crate) struct Assembly {
     pub(crate) registry: Registry,
     pub(crate) cache: Cache,
     pub(crate) sources: Sources,
+    pub(crate) activity: Arc<Activity>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -43,6 +45,7 @@ impl Assembly {
             None => Keyring::usual(),
         };
         let metrics = Arc::new(Metrics::new());
+        let activity = Arc::new(Activity::new(Arc::clone(&metrics)));
         let upstreams = Upstreams::new(
             config.registries.clone(),
             upstream::Settings {
@@ -50,7 +53,7 @@ impl Assembly {
                 keyring,
                 proxy: config.tunnels.upstream.clone(),
                 pace: upstream::Pace::default(),
-                metrics: Arc::clone(&metrics),
+                activity: Arc::clone(&activity),
             },
         );
         let tag_ttl = config.tag_ttl.clone();
@@ -64,7 +67,7 @@ impl Assembly {
                     tag_ttl.of(name, of_registry.and_then(|options| options.tag_ttl))
                 }),
                 negative_ttl: config.negative_ttl,
-                metrics: Arc::clone(&metrics),
+                activity: Arc::clone(&activity),
                 pace: Pace::default(),
                 keep: config.keep.clone(),
             },
@@ -88,13 +91,14 @@ impl Assembly {
             cache.clone(),
             rules,
             runtime.handle().clone(),
-            Arc::clone(&metrics),
+            Arc::clone(&activity),
         );
         Ok(Self {
             runtime,
             registry,
             cache,
             sources,
+            activity,
             metrics,
         })
     }

@@ -199,6 +199,7 @@ impl Download {
         waits: Instant,
     ) -> Result<(), UpstreamError> {
         let pace = self.cache.0.pace;
+        self.cache.note_trouble(&broken);
         // It may hold the only connection that the upstream is asked by.
         self.body = stream::empty().boxed();
         let (mut error, mut again) = (broken, resumable);
@@ -228,7 +229,7 @@ impl Download {
             match asked.await {
                 Ok(Ok(true)) => {
                     let registry = self.name.source().to_string();
-                    self.cache.0.metrics.upstream_resumed(&registry);
+                    self.cache.0.activity.metrics().upstream_resumed(&registry);
                     return Ok(());
                 }
                 Ok(Ok(false)) => {

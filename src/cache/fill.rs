@@ -182,7 +182,7 @@ impl Cache {
         };
         let (cache, name, digest) = (self.clone(), name.clone(), digest.clone());
         let spares = fill.spares.clone();
-        let under_way = self.0.metrics.fill();
+        let under_way = self.0.activity.metrics().fill();
         self.0.runtime.spawn(async move {
             let _under_way = under_way;
             let outcome = cache
@@ -279,10 +279,9 @@ impl Cache {
                 Ok(blob) => cache.0.store.commit(blob)?,
                 Err(found) => {
                     let cause = Cause::DigestMismatch { wanted, found };
-                    return Err(Error::Upstream(UpstreamError::new(
-                        canonical.source(),
-                        cause,
-                    )));
+                    let error = UpstreamError::new(canonical.source(), cause);
+                    cache.note_trouble(&error);
+                    return Err(Error::Upstream(error));
                 }
             }
             // Without the entry the upstream is only asked again whether it has the blob.

@@ -153,6 +153,7 @@ impl Cache {
                 entry,
                 bytes: None,
                 stale: None,
+                waited: Duration::ZERO,
                 origin: Origin::Upstream,
             }));
         }
@@ -196,6 +197,7 @@ impl Cache {
                     entry,
                     bytes: None,
                     stale: None,
+                    waited: Duration::ZERO,
                     origin: Origin::Upstream,
                 }))
             }
@@ -232,7 +234,9 @@ impl Cache {
                 wanted,
                 found: digest,
             };
-            return Err(UpstreamError::new(name.source(), cause).into());
+            let error = UpstreamError::new(name.source(), cause);
+            self.note_trouble(&error);
+            return Err(error.into());
         }
         if !is_json_object(&fetched.bytes) {
             let content_type = fetched
@@ -241,7 +245,9 @@ impl Cache {
             let cause = Cause::Protocol(format!(
                 "it answered with {content_type}, which is no manifest"
             ));
-            return Err(UpstreamError::new(name.source(), cause).into());
+            let error = UpstreamError::new(name.source(), cause);
+            self.note_trouble(&error);
+            return Err(error.into());
         }
         let manifest = Manifest::pulled(&fetched.bytes, fetched.content_type.as_deref());
         let entry = ManifestEntry {
@@ -259,9 +265,9 @@ impl Cache {
         };
         match reference {
             Reference::Tag(tag) => {
-                log::info!("{name}: {tag} fetched from {}, {digest}", name.source());
+                log::debug!("{name}: {tag} fetched from {}, {digest}", name.source());
             }
-            Reference::Digest(_) => log::info!("{name}: {digest} fetched from {}", name.source()),
+            Reference::Digest(_) => log::debug!("{name}: {digest} fetched from {}", name.source()),
         }
         match (kept, reference) {
             (Err(error), _) => {
@@ -279,6 +285,7 @@ impl Cache {
             entry,
             bytes,
             stale: None,
+            waited: Duration::ZERO,
             origin: Origin::Upstream,
         }))
     }
@@ -353,6 +360,7 @@ impl Cache {
                 entry,
                 bytes,
                 stale: None,
+                waited: Duration::ZERO,
                 origin: Origin::Cache,
             }));
         }
@@ -362,6 +370,7 @@ impl Cache {
                 entry,
                 bytes: None,
                 stale: None,
+                waited: Duration::ZERO,
                 origin: Origin::Cache,
             })),
             _ => Ok(None),
@@ -430,6 +439,7 @@ impl Cache {
                         entry,
                         bytes: Some(content.read()?),
                         stale: None,
+                        waited: Duration::ZERO,
                         origin: Origin::Cache,
                     };
                     if self.is_usable(&child, depth + 1)? {

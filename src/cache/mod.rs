@@ -31,7 +31,8 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use crate::{
-    metrics::{Metrics, Origin},
+    activity::Activity,
+    metrics::Origin,
     storage::{self, ManifestEntry, Store, blocking},
     types::{CanonicalName, Digest, Reference, RegistryHost},
     upstream::{Effort, Upstreams},
@@ -54,6 +55,8 @@ pub struct PulledManifest {
     /// Why the upstream could not say whether this is still what the tag means.
     pub stale: Option<UpstreamError>,
     pub origin: Origin,
+    /// For how long the upstream was waited for.
+    pub waited: Duration,
 }
 
 /// How much of a manifest is wanted.
@@ -73,7 +76,7 @@ pub struct Settings {
     pub pace: Pace,
     /// What is kept of what is pulled.
     pub keep: Keep,
-    pub metrics: Arc<Metrics>,
+    pub activity: Arc<Activity>,
 }
 
 /// How long an upstream's answer for a tag of this repository is good.
@@ -90,7 +93,7 @@ struct Shelf {
     runtime: Handle,
     tag_ttl: TagTtl,
     pace: Pace,
-    metrics: Arc<Metrics>,
+    activity: Arc<Activity>,
     size: Arc<size::Size>,
     fills: fill::Fills,
     listings: discovery::Listings,
@@ -113,7 +116,7 @@ impl Cache {
             runtime,
             tag_ttl: settings.tag_ttl,
             pace: settings.pace,
-            metrics: settings.metrics,
+            activity: settings.activity,
             size,
             fills: fill::Fills::default(),
             listings: discovery::Listings::default(),
@@ -156,8 +159,12 @@ impl Cache {
         if self.0.absences.holds(name, reference, Instant::now()) {
             return Ok(None);
         }
-        let error = match self.flight(name, reference, want, patience).await {
+        let asked = Instant::now();
+        let answered = self.flight(name, reference, want, patience).await;
+        let waited = asked.elapsed();
+        let error = match answered {
             Err(Error::Upstream(error)) => error,
+            Ok(Some(manifest)) => return Ok(Some(PulledManifest { waited, ..manifest })),
             answered => return answered,
         };
         match self.held_manifest(name, reference, want).await {
@@ -169,6 +176,7 @@ impl Cache {
                 Ok(Some(PulledManifest {
                     stale: Some(error),
                     origin: Origin::Stale,
+                    waited,
                     ..manifest
                 }))
             }
@@ -239,6 +247,14 @@ impl Cache {
                 .await?)
         })
         .await
+    }
+
+    /// Notes what an upstream did after it had answered; of requests that fail it is noted where they are made.
+    fn note_trouble(&self, error: &UpstreamError) {
+        if let Some(outcome) = error.cause.outcome() {
+            let (registry, cause) = (error.registry.to_string(), error.cause.to_string());
+            self.0.activity.trouble(&registry, outcome, &cause);
+        }
     }
 
     /// Runs `work` to its end whatever becomes of the caller.

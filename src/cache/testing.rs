@@ -252,7 +252,7 @@ pub(crate) fn cache_on(
                 blob_retries: 0,
                 ..upstream::Pace::default()
             },
-            metrics: Arc::default(),
+            activity: Arc::default(),
         },
     );
     Cache::new(Arc::clone(store), upstreams, settings, runtime)
@@ -263,7 +263,7 @@ pub(crate) fn impatient() -> Settings {
     Settings {
         tag_ttl: Arc::new(|_| Duration::ZERO),
         negative_ttl: Duration::ZERO,
-        metrics: Arc::default(),
+        activity: Arc::default(),
         keep: Keep::default(),
         pace: Pace {
             pause: Duration::from_millis(1),

@@ -149,6 +149,11 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE", help_heading = "Readiness")]
     ready_file: Option<String>,
 
+    /// File to write at the end: what was pulled and pushed, and what was waited for; the ending .json, .md or .html
+    /// says how; may be repeated. /status shows it while the job runs{n}[env: STANDIN_REPORT]
+    #[arg(long, value_name = "FILE", help_heading = "Report")]
+    report: Vec<String>,
+
     #[command(flatten)]
     process: Process,
 
@@ -230,7 +235,8 @@ impl Arguments {
             .with(Key::Htpasswd, self.htpasswd)
             .with(Key::TokenKey, self.token_key)
             .with(Key::Seed, self.seed)
-            .with(Key::ReadyFile, self.ready_file);
+            .with(Key::ReadyFile, self.ready_file)
+            .with(Key::Report, self.report);
         self.process
             .add_to(self.limits.add_to(self.proxy.add_to(flags)))
     }
@@ -390,5 +396,6 @@ Examples:
   standin serve
   standin serve --detach && standin status && standin stop
   standin serve --listen 127.0.0.1:0 --ready-file standin.json
+  standin serve --report standin.html --report standin.json
   standin serve --registry quay.io=http://127.0.0.1:5001 --local-only 'acme/**'
   standin serve --offline --seed oci:fixtures/hello=acme/hello:1";

@@ -34,7 +34,7 @@ pub use self::{
 };
 use crate::{
     cache::Keep,
-    job::Parent,
+    job::{Parent, report::ReportFile},
     proxy::TunnelOptions,
     registry::access::User,
     storage::Durability,
@@ -92,6 +92,10 @@ pub struct Config {
     pub log_file: Option<PathBuf>,
     /// Whose end is ours as well.
     pub parent: Option<Parent>,
+    /// What is to be written of the job when it is over.
+    pub reports: Vec<ReportFile>,
+    /// Where a GitHub step collects what it shows for a summary.
+    pub step_summary: Option<PathBuf>,
     pub limits: Limits,
     /// Where CONNECT may lead, and by which proxy.
     pub tunnels: TunnelOptions,
@@ -189,6 +193,16 @@ impl Config {
             parent: sources
                 .one(Key::ExitWithParent, |given| value::parent(&given.text))?
                 .flatten(),
+            reports: sources
+                .list(Key::Report, |given| {
+                    let file = ReportFile::new(given.path(&given.text)?);
+                    file.map_err(|error| format!("{:?}: {error}", given.text))
+                })?
+                .unwrap_or_default(),
+            step_summary: sources
+                .ambient("GITHUB_STEP_SUMMARY")
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
             limits: Limits::from_sources(sources)?,
             tunnels: tunnels::tunnels(sources)?,
         })

@@ -41,6 +41,7 @@ pub enum Key {
     Offline,
     ReadyFile,
     Registry,
+    Report,
     San,
     Seed,
     State,
@@ -65,7 +66,7 @@ pub enum Key {
 }
 
 impl Key {
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::Authfile,
         Self::CaCert,
         Self::CaKey,
@@ -88,6 +89,7 @@ impl Key {
         Self::Offline,
         Self::ReadyFile,
         Self::Registry,
+        Self::Report,
         Self::San,
         Self::Seed,
         Self::State,
@@ -136,6 +138,7 @@ impl Key {
             Self::Offline => "offline",
             Self::ReadyFile => "ready-file",
             Self::Registry => "registry",
+            Self::Report => "report",
             Self::San => "san",
             Self::Seed => "seed",
             Self::State => "state",
@@ -187,6 +190,7 @@ impl Key {
                 | Self::Mirror
                 | Self::NoShadow
                 | Self::Registry
+                | Self::Report
                 | Self::San
                 | Self::Seed
                 | Self::TagTtl

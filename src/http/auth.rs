@@ -264,16 +264,21 @@ fn is_at(external: &ExternalUrl, host: &str) -> bool {
 }
 
 impl Connection {
-    fn visitor<'a>(&self, credentials: Credentials<'a>) -> Visitor<'a> {
+    pub(super) fn visitor<'a>(&self, credentials: Credentials<'a>) -> Visitor<'a> {
         Visitor {
             credentials,
-            on_loopback: self.local.is_some_and(|local| local.ip().is_loopback()),
+            on_loopback: self.is_on_loopback(),
         }
+    }
+
+    /// Whether it came to an address that only this machine reaches.
+    pub(super) fn is_on_loopback(&self) -> bool {
+        self.local.is_some_and(|local| local.ip().is_loopback())
     }
 }
 
 /// What the Authorization header holds. Never to be logged, so it has no `Debug`.
-enum Shown {
+pub(super) enum Shown {
     Nothing,
     Password { user: String, password: String },
     Token(String),
@@ -281,7 +286,7 @@ enum Shown {
 }
 
 impl Shown {
-    fn by(headers: &HeaderMap) -> Self {
+    pub(super) fn by(headers: &HeaderMap) -> Self {
         let Some(value) = headers.get(header::AUTHORIZATION) else {
             return Self::Nothing;
         };
@@ -306,7 +311,7 @@ impl Shown {
         }
     }
 
-    fn credentials(&self) -> Credentials<'_> {
+    pub(super) fn credentials(&self) -> Credentials<'_> {
         match self {
             Self::Nothing => Credentials::None,
             Self::Password { user, password } => Credentials::Password { user, password },

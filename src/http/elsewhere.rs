@@ -10,6 +10,7 @@ use super::{
     Connection, Http, auth,
     error::{self, ErrorCode},
     host_of,
+    status::status,
 };
 use crate::{
     metrics,
@@ -40,7 +41,7 @@ pub(super) fn foreign(http: &Http, request: &RequestHead) -> Option<HttpResponse
 }
 
 /// What is not the distribution-spec's. Where we stand in for another registry there is nothing of ours.
-pub(super) fn elsewhere(
+pub(super) async fn elsewhere(
     http: &Http,
     request: &RequestHead,
     connection: &Connection,
@@ -72,9 +73,7 @@ pub(super) fn elsewhere(
             .content_type("text/plain; charset=utf-8")
             .body("ok\n"),
         "/metrics" if reads => {
-            let size = http.registry.cache_size();
-            let (manifests, bytes) = (size.evicted_manifests, size.evicted_bytes);
-            http.metrics.cache(size.used, size.cap, manifests, bytes);
+            http.count_cache();
             match http.metrics.page() {
                 Ok(page) => HttpResponse::Ok()
                     .content_type(metrics::CONTENT_TYPE)
@@ -82,7 +81,8 @@ pub(super) fn elsewhere(
                 Err(_) => HttpResponse::InternalServerError().finish(),
             }
         }
-        "/ca.pem" | "/healthz" | "/metrics" => HttpResponse::MethodNotAllowed()
+        "/status" if reads => status(http, request, connection).await,
+        "/ca.pem" | "/healthz" | "/metrics" | "/status" => HttpResponse::MethodNotAllowed()
             .insert_header((header::ALLOW, "GET, HEAD"))
             .finish(),
         path => error::refuse(

@@ -10,6 +10,7 @@ mod manage;
 mod path;
 mod pull;
 mod push;
+mod status;
 mod warning;
 
 use std::{
@@ -42,6 +43,8 @@ use elsewhere::{elsewhere, foreign};
 use error::ErrorCode;
 use path::{Endpoint, Links};
 
+pub use status::{Status, StatusAsked, StatusForm, StatusPage};
+
 /// What every worker needs to answer requests. Cheap to clone.
 #[derive(Clone)]
 pub struct Http {
@@ -53,9 +56,19 @@ pub struct Http {
     pub connection: fn(&HttpRequest) -> Connection,
     /// What `/ca.pem` serves.
     pub ca: Arc<dyn Fn() -> Bytes + Send + Sync>,
+    /// What `/status` serves.
+    pub status: Status,
     pub downloads: body::Downloads,
     pub limits: Limits,
     pub metrics: Arc<Metrics>,
+}
+
+/// Pages of our own that are made elsewhere.
+pub struct Pages {
+    /// `/ca.pem`.
+    pub ca: Arc<dyn Fn() -> Bytes + Send + Sync>,
+    /// `/status`.
+    pub status: Status,
 }
 
 /// What the wire bounds by itself.
@@ -95,7 +108,7 @@ impl Http {
         access: Access,
         external_url: Option<ExternalUrl>,
         connection: fn(&HttpRequest) -> Connection,
-        ca: Arc<dyn Fn() -> Bytes + Send + Sync>,
+        pages: Pages,
         limits: Limits,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -104,7 +117,8 @@ impl Http {
             access,
             external_url,
             connection,
-            ca,
+            ca: pages.ca,
+            status: pages.status,
             downloads: body::Downloads::default(),
             limits,
             metrics,
@@ -121,7 +135,10 @@ impl Http {
         let path = request.uri.path();
         let Some(endpoint) = Endpoint::parse(path) else {
             let refused = path != auth::TOKEN_PATH;
-            return refused.then(|| elsewhere(self, request, connection));
+            return match refused {
+                true => Some(elsewhere(self, request, connection).await),
+                false => None,
+            };
         };
         let exchange = Exchange {
             http: self,
@@ -130,6 +147,13 @@ impl Http {
             endpoint,
         };
         exchange.refusal().await
+    }
+
+    /// Tells the metrics how full the cache is, which is worked out when somebody looks.
+    fn count_cache(&self) {
+        let size = self.registry.cache_size();
+        let (manifests, bytes) = (size.evicted_manifests, size.evicted_bytes);
+        self.metrics.cache(size.used, size.cap, manifests, bytes);
     }
 
     /// Puts all of it into an application.
@@ -174,7 +198,7 @@ async fn answer(
         (None, None) if path == auth::TOKEN_PATH => {
             auth::token(&http, request, &connection, &body).await
         }
-        (None, None) => elsewhere(&http, request, &connection),
+        (None, None) => elsewhere(&http, request, &connection).await,
     };
     if path.starts_with("/v2") {
         let version = (

@@ -1,7 +1,5 @@
 //! Pulling on the wire: blobs, manifests, tags.
 
-use std::sync::Arc;
-
 use actix_web::{
     HttpResponse, HttpResponseBuilder,
     body::SizedStream,
@@ -10,7 +8,6 @@ use actix_web::{
         header::{self, HeaderName, HeaderValue},
     },
 };
-use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
 use super::{
@@ -60,7 +57,7 @@ impl Exchange<'_> {
         digest: &Digest,
     ) -> Result<HttpResponse, Error> {
         let registry = &self.http.registry;
-        let mut body = registry.pull_blob(&named.target, digest).await?;
+        let (mut body, part) = registry.pull_blob(&named.target, digest).await?;
         if let Some(answer) = self.preconditions(digest) {
             return Ok(answer);
         }
@@ -89,11 +86,9 @@ impl Exchange<'_> {
         let (piece, place) = self.http.downloads.enter(self.connection.tls);
         let name = named.target.name.clone();
         let digest = digest.clone();
-        let metrics = Arc::clone(&self.http.metrics);
-        let pieces = body.stream(range, piece).map(move |piece| {
+        let pieces = part.of(body.stream(range, piece)).map(move |piece| {
             // Held for as long as the body is sent.
             let _place = &place;
-            metrics.sent(piece.as_ref().map_or(0, Bytes::len));
             piece.inspect_err(|error| log::warn!("{name}: sending {digest} is broken off: {error}"))
         });
         // At an error actix drops what it has not written yet, headers included. It writes whenever it has to wait.
@@ -116,7 +111,7 @@ impl Exchange<'_> {
     ) -> Result<HttpResponse, Error> {
         let head = self.request.method == Method::HEAD;
         let want = if head { Want::Description } else { Want::Bytes };
-        let manifest = self
+        let (manifest, part) = self
             .http
             .registry
             .pull_manifest(&named.target, reference, want)
@@ -128,7 +123,7 @@ impl Exchange<'_> {
                 let mut response = described(HttpResponse::Ok(), media_type, &manifest.digest);
                 match manifest.bytes {
                     Some(bytes) => {
-                        self.http.metrics.sent(bytes.len());
+                        part.sent(bytes.len());
                         response.body(bytes)
                     }
                     None => response.body(without_bytes(manifest.entry.size)),

@@ -8,6 +8,7 @@ mod instance;
 mod log;
 mod parent;
 mod process;
+pub mod report;
 mod server;
 mod status;
 

@@ -27,8 +27,8 @@ use std::{
 use tokio::runtime::Handle;
 
 use crate::{
+    activity::Activity,
     cache::{self, Cache, CacheSize, UpstreamError},
-    metrics::Metrics,
     storage::{self, Store},
     types::{
         CanonicalName, Digest, Pattern, digest::shown, manifest::MANIFEST_LIMIT, name::NAME_LIMIT,
@@ -98,7 +98,7 @@ struct Parts {
     /// Names whose first shadow hit was logged.
     shadowed: Mutex<HashSet<CanonicalName>>,
     catalog: catalog::Catalog,
-    metrics: Arc<Metrics>,
+    activity: Arc<Activity>,
 }
 
 impl Registry {
@@ -108,7 +108,7 @@ impl Registry {
         cache: Cache,
         rules: Rules,
         runtime: Handle,
-        metrics: Arc<Metrics>,
+        activity: Arc<Activity>,
     ) -> Self {
         Self(Arc::new(Parts {
             catalog: catalog::Catalog::new(rules.sources.default.clone()),
@@ -118,7 +118,7 @@ impl Registry {
             runtime,
             owed: owed::Throttle::default(),
             shadowed: Mutex::default(),
-            metrics,
+            activity,
         }))
     }
 

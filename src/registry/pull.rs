@@ -1,11 +1,12 @@
 //! Pulling: who answers, `_local`, the cache or the upstream.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::{Body, Error, PulledManifest, Registry, Target, Want, Wanted, unavailable};
 use crate::{
+    activity::{Asked, FoundManifest, Part},
     cache::Patience,
     metrics::{self, Origin},
     storage::{Content, Member, Membership, Reason, blocking},
@@ -13,22 +14,61 @@ use crate::{
 };
 
 impl Registry {
-    /// A manifest by tag or digest (end-3).
+    /// A manifest by tag or digest (end-3), and as what its bytes are sent.
     pub async fn pull_manifest(
         &self,
         target: &Target,
         reference: &Reference,
         want: Want,
-    ) -> Result<PulledManifest, Error> {
+    ) -> Result<(PulledManifest, Part), Error> {
+        let began = Instant::now();
         let found = self.find_manifest(target, reference, want).await;
-        if want == Want::Bytes {
-            let origin = match &found {
-                Ok(manifest) => manifest.origin,
-                Err(error) => missing(error),
-            };
-            self.0.metrics.answered(metrics::Content::Manifest, origin);
+        let activity = &self.0.activity;
+        let metrics = activity.metrics();
+        let asked = |waited| Asked {
+            name: &target.name,
+            at: began,
+            waited,
+        };
+        match found {
+            Ok(manifest) => {
+                let asked = asked(manifest.waited);
+                let Some(bytes) = &manifest.bytes else {
+                    activity.described(asked, reference, &manifest.digest);
+                    return Ok((manifest, Part::none()));
+                };
+                metrics.answered(metrics::Content::Manifest, manifest.origin);
+                let found = FoundManifest {
+                    reference,
+                    digest: &manifest.digest,
+                    media_type: manifest.entry.media_type.as_str(),
+                    bytes,
+                    origin: manifest.origin,
+                };
+                let part = activity.manifest(asked, found);
+                Ok((manifest, part))
+            }
+            Err(error) => {
+                let origin = missing(&error);
+                if want == Want::Bytes {
+                    metrics.answered(metrics::Content::Manifest, origin);
+                }
+                // Whoever pushes asks first whether it is there: that it is not is nothing to be told.
+                if want == Want::Bytes || origin == Origin::Failed {
+                    let asked = asked(self.waited(&target.name, began));
+                    activity.missed(asked, reference, origin, &error.to_string());
+                }
+                Err(error)
+            }
         }
-        found
+    }
+
+    /// For how long the name's source was waited for, of the time since `began`.
+    fn waited(&self, name: &CanonicalName, began: Instant) -> Duration {
+        match self.may_ask(name) {
+            true => began.elapsed(),
+            false => Duration::ZERO,
+        }
     }
 
     async fn find_manifest(
@@ -149,6 +189,7 @@ impl Registry {
             entry,
             bytes,
             stale: None,
+            waited: Duration::ZERO,
             origin: Origin::Local,
         }))
     }
@@ -178,14 +219,32 @@ impl Registry {
         }
     }
 
-    /// A blob's bytes (end-2, GET).
-    pub async fn pull_blob(&self, target: &Target, digest: &Digest) -> Result<Body, Error> {
-        let (origin, found) = match self.find_blob(target, digest).await {
-            Ok((origin, body)) => (origin, Ok(body)),
-            Err(error) => (missing(&error), Err(error)),
+    /// A blob's bytes (end-2, GET), and as what they are sent.
+    pub async fn pull_blob(&self, target: &Target, digest: &Digest) -> Result<(Body, Part), Error> {
+        let began = Instant::now();
+        let found = self.find_blob(target, digest).await;
+        let activity = &self.0.activity;
+        let origin = match &found {
+            Ok((origin, _)) => *origin,
+            Err(error) => missing(error),
         };
-        self.0.metrics.answered(metrics::Content::Blob, origin);
-        found
+        activity.metrics().answered(metrics::Content::Blob, origin);
+        let asked = Asked {
+            name: &target.name,
+            at: began,
+            waited: match origin {
+                Origin::Upstream => began.elapsed(),
+                Origin::Nowhere | Origin::Failed => self.waited(&target.name, began),
+                Origin::Local | Origin::Shadow | Origin::Cache | Origin::Stale => Duration::ZERO,
+            },
+        };
+        match found {
+            Ok((_, body)) => Ok((body, activity.blob(asked, digest, origin))),
+            Err(error) => {
+                activity.missed_blob(asked, digest, origin, &error.to_string());
+                Err(error)
+            }
+        }
     }
 
     async fn find_blob(&self, target: &Target, digest: &Digest) -> Result<(Origin, Body), Error> {

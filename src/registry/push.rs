@@ -11,6 +11,7 @@ use super::{
     needs::{Held, Needs},
 };
 use crate::{
+    activity::FoundPush,
     storage::{
         Batches, Chunk, Interrupted, Member, NotTaken, Reason, Received, UploadStatus, blocking,
         receive,
@@ -56,6 +57,7 @@ impl Registry {
     ) -> Result<UploadId, Error> {
         let (registry, name) = (self.clone(), target.name.clone());
         let most = self.limits().uploads;
+        self.0.activity.uploading(&name);
         blocking(move || registry.0.store.start_upload(name, algorithm, most))
             .await?
             .ok_or(Error::TooManyUploads { limit: most })
@@ -184,6 +186,7 @@ impl Registry {
             };
             store.add_member(Namespace::Local, &name, &digest, &Reason::Pushed, &member)?;
             log::debug!("{name}: blob {digest} pushed, {size} bytes");
+            registry.0.activity.uploaded(&name, &digest, size);
             Ok(FinishedUpload { name, digest })
         })
         .await
@@ -314,6 +317,10 @@ impl Registry {
             tags.push(tag.clone());
         }
         let subject = manifest.subject.clone();
+        let size = body.len() as u64;
+        let parts = manifest.references.iter();
+        let parts: Vec<(Digest, u64)> =
+            parts.map(|part| (part.digest.clone(), part.size)).collect();
         let mut held = Held {
             digest: digest.clone(),
             bytes: body,
@@ -329,12 +336,18 @@ impl Registry {
         }
         self.keep(name, held, tags, needs).await?;
         self.0.cache.forget_absences(name);
-        match owed {
-            0 => log::info!("{name}: {reference} pushed, {digest}"),
-            owed => log::info!(
-                "{name}: {reference} pushed, {digest}; {owed} parts of it come from {}",
+        self.0.activity.pushed(FoundPush {
+            name,
+            reference,
+            digest: &digest,
+            size,
+            parts: &parts,
+        });
+        if owed > 0 {
+            log::info!(
+                "{name}: {owed} parts of {reference} were not pushed and come from {}",
                 name.source()
-            ),
+            );
         }
         Ok(PushedManifest { digest, subject })
     }

@@ -211,5 +211,5 @@ async fn what_is_owed_is_fetched_under_the_name_that_needs_it() {
     let nothing = fixture.registry.pull_blob(&elsewhere, &digest).await;
     assert!(matches!(nothing, Err(Error::BlobUnknown(_))));
     let pulled = fixture.registry.pull_blob(&app(), &digest).await;
-    assert_eq!(pulled.unwrap().size(), Some(5));
+    assert_eq!(pulled.unwrap().0.size(), Some(5));
 }

@@ -13,7 +13,6 @@ use tokio::{runtime::Runtime, sync::mpsc};
 
 use super::{Destination, Error, Image, ImageName, Open, Origin, Verified, Wanted};
 use crate::{
-    metrics::Metrics,
     types::{
         Algorithm, Descriptor, Digest, Manifest, Reference, RegistryHost, RepositoryName, Role,
         Tag, UpstreamUrl, manifest::MANIFEST_LIMIT,
@@ -89,7 +88,7 @@ impl Remote {
                 keyring,
                 proxy: None,
                 pace: Pace::default(),
-                metrics: Arc::new(Metrics::new()),
+                activity: Arc::default(),
             },
         );
         Ok(Self(Arc::new(Parts {

@@ -30,6 +30,7 @@ use super::{
     text,
 };
 use crate::{
+    activity::Activity,
     metrics::{Metrics, Outcome},
     types::{RegistryHost, RepositoryName, UpstreamUrl, Zone},
 };
@@ -73,8 +74,14 @@ pub(super) struct Endpoint {
 
 /// Where requests are counted, and as what.
 pub(super) struct Counted {
-    pub(super) metrics: Arc<Metrics>,
+    pub(super) activity: Arc<Activity>,
     pub(super) label: String,
+}
+
+impl Counted {
+    fn parts(&self) -> (&Metrics, &str) {
+        (self.activity.metrics(), &self.label)
+    }
 }
 
 impl Endpoint {
@@ -120,7 +127,7 @@ impl Endpoint {
         pace: &Pace,
         until: Instant,
     ) -> Result<Option<Answer>, Cause> {
-        let Counted { metrics, label } = &self.counted;
+        let (metrics, label) = self.counted.parts();
         let pass = self
             .circuit
             .enter(std::time::Instant::now())
@@ -192,7 +199,7 @@ impl Endpoint {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(failure)) => failure,
                 Err(_) => {
-                    let Counted { metrics, label } = &self.counted;
+                    let (metrics, label) = self.counted.parts();
                     metrics.upstream_request(label, Outcome::Timeout, asked.elapsed());
                     Failure {
                         outage: true,
@@ -200,6 +207,10 @@ impl Endpoint {
                     }
                 }
             };
+            if let Some(outcome) = failure.cause.outcome() {
+                let Counted { activity, label } = &self.counted;
+                activity.trouble(label, outcome, &failure.cause.to_string());
+            }
             let pause = failure.after.unwrap_or_else(|| pace.backoff(tried));
             // What answers at all does not fare better for being asked more.
             let enough = last
@@ -349,7 +360,7 @@ impl Endpoint {
                 // Of a proxy's own address nothing follows.
                 let met = response.remote_addr().filter(|_| !proxied);
                 reach = guard::reach(met);
-                let Counted { metrics, label } = &self.counted;
+                let (metrics, label) = self.counted.parts();
                 if let Some(quota) = self.gauge.read(&self.registry, response.headers()) {
                     metrics.pull_limit(label, quota.limit, quota.remaining);
                 }
@@ -397,7 +408,7 @@ impl Endpoint {
                 _ => Outcome::Broken,
             },
         };
-        let Counted { metrics, label } = &self.counted;
+        let (metrics, label) = self.counted.parts();
         metrics.upstream_request(label, outcome, took);
     }
 
@@ -445,7 +456,7 @@ impl Endpoint {
         refuse_foreign(&headers)?;
         let length = content_length(&headers);
         let silence = pace.silence;
-        let Counted { metrics, label } = &self.counted;
+        let (metrics, label) = self.counted.parts();
         let received = metrics.upstream_received(label);
         let content = match ask.want {
             Want::Head => Content::None,

@@ -3,7 +3,10 @@
 use std::{error::Error as _, io, time::Duration};
 
 use super::{answer::delay, guard::Refused};
-use crate::types::{Digest, RegistryHost};
+use crate::{
+    metrics::Outcome,
+    types::{Digest, RegistryHost},
+};
 
 /// An upstream could not answer. Says which and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +91,23 @@ impl Cause {
             | Self::Elsewhere { cause, .. }
             | Self::Everywhere { cause, .. } => cause.essence(),
             other => other,
+        }
+    }
+
+    /// What a request that failed so counts as; `None`: it was not the upstream that failed.
+    pub fn outcome(&self) -> Option<Outcome> {
+        match self.essence() {
+            Self::Unreachable(_) => Some(Outcome::Unreachable),
+            Self::Timeout(_) => Some(Outcome::Timeout),
+            Self::Status(_) | Self::Refused { .. } => Some(Outcome::Refused),
+            Self::Unauthorized(_) | Self::Denied { .. } => Some(Outcome::Unauthorized),
+            Self::RateLimited { .. } => Some(Outcome::RateLimited),
+            Self::Cut(_) | Self::Protocol(_) | Self::DigestMismatch { .. } => Some(Outcome::Broken),
+            Self::NotConfigured | Self::Busy(_) => None,
+            Self::Token { .. }
+            | Self::Resting { .. }
+            | Self::Elsewhere { .. }
+            | Self::Everywhere { .. } => None,
         }
     }
 

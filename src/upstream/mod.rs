@@ -51,7 +51,7 @@ use self::{
     exchange::Order,
 };
 use crate::{
-    metrics::Metrics,
+    activity::Activity,
     types::{
         Digest, MediaType, Reference, RegistryHost, RepositoryName, UpstreamProxy, UpstreamUrl,
         manifest,
@@ -151,7 +151,7 @@ pub struct Settings {
     /// The proxy that registries are reached through, if there is one.
     pub proxy: Option<UpstreamProxy>,
     pub pace: Pace,
-    pub metrics: Arc<Metrics>,
+    pub activity: Arc<Activity>,
 }
 
 /// The registries that may be asked, and no others ever are.
@@ -216,7 +216,7 @@ impl Upstreams {
             keyring,
             proxy,
             pace,
-            metrics,
+            activity,
         } = settings;
         let dialer = |trust| Arc::new(Dialer::new(trust, pace.connect, proxy.clone()));
         let usual = dialer(Trust::default());
@@ -237,7 +237,7 @@ impl Upstreams {
             let endpoint = |label, at: (&UpstreamUrl, &[Rewrite]), credentials: Credentials| {
                 let credentials = credentials.with_realms(options.realms.clone());
                 let counted = Counted {
-                    metrics: Arc::clone(&metrics),
+                    activity: Arc::clone(&activity),
                     label,
                 };
                 Endpoint::new(&host, at, &options, credentials, &dialer, counted, &pace)

@@ -184,7 +184,7 @@ pub(super) fn settings(pace: Pace) -> Settings {
         keyring: Keyring::empty(),
         proxy: None,
         pace,
-        metrics: Arc::default(),
+        activity: Arc::default(),
     }
 }
 

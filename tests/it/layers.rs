@@ -10,10 +10,17 @@ use std::{
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("metrics", &[]),
+    ("activity", &["types", "metrics"]),
     ("storage", &["types", "metrics"]),
-    ("upstream", &["types", "storage", "metrics"]),
-    ("cache", &["types", "storage", "upstream", "metrics"]),
-    ("registry", &["types", "storage", "cache", "metrics"]),
+    ("upstream", &["types", "storage", "metrics", "activity"]),
+    (
+        "cache",
+        &["types", "storage", "upstream", "metrics", "activity"],
+    ),
+    (
+        "registry",
+        &["types", "storage", "cache", "metrics", "activity"],
+    ),
     ("http", &["types", "registry", "metrics"]),
     ("tls", &["types", "metrics"]),
     ("proxy", &["types", "registry", "tls", "metrics"]),
@@ -21,11 +28,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "clients",
         &["types", "registry", "cache", "upstream", "tls", "metrics"],
     ),
-    ("transfer", &["types", "registry", "upstream", "metrics"]),
+    (
+        "transfer",
+        &["types", "registry", "upstream", "metrics", "activity"],
+    ),
     (
         "job",
         &[
             "types", "registry", "cache", "upstream", "tls", "metrics", "transfer", "clients",
+            "activity",
         ],
     ),
 ];

@@ -49,7 +49,9 @@ mod detach;
 mod disk;
 mod manual;
 mod metrics;
+mod report;
 mod seed;
+mod status;
 mod tls;
 mod tls_constraints;
 

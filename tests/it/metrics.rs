@@ -3,25 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::support::{
-    Client, Exchange, FakeUpstream, Reply, TestRegistry, eventually,
+    Exchange, FakeUpstream, Reply, TestRegistry, eventually,
     image::{Image, ImageBuilder},
+    samples::samples,
 };
-
-/// The samples by name and labels.
-async fn samples(client: &Client) -> BTreeMap<String, f64> {
-    let page = client.get("/metrics").answer().await.expect(200);
-    let kind = page.header("content-type");
-    assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
-    let text = String::from_utf8(page.body.to_vec()).unwrap();
-    assert!(text.ends_with("# EOF\n"), "{text}");
-    text.lines()
-        .filter(|line| !line.starts_with('#'))
-        .map(|line| {
-            let (name, value) = line.rsplit_once(' ').unwrap();
-            (name.to_owned(), value.parse().unwrap())
-        })
-        .collect()
-}
 
 fn answers(samples: &BTreeMap<String, f64>, content: &str, from: &str) -> f64 {
     let name = format!("standin_answers_total{{content=\"{content}\",from=\"{from}\"}}");

@@ -31,7 +31,7 @@ async fn the_log_in_never_leaves_for_another_host() {
         Credentials::default(),
         &Arc::new(Dialer::new(options.trust.clone(), QUICK.connect, None)),
         Counted {
-            metrics: Arc::default(),
+            activity: Arc::default(),
             label: "quay.io".to_owned(),
         },
         &QUICK,

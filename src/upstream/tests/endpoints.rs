@@ -185,7 +185,7 @@ async fn withheld_is_who_is_not_asked_and_nobody_else() {
     };
     let server = Server::start([stall.clone(), reply("403", "", ""), stall, good()]).await;
     let settings = settings(pace);
-    let metrics = Arc::clone(&settings.metrics);
+    let metrics = Arc::clone(settings.activity.metrics());
     let upstreams = Upstreams::new([(quay(), at(&server))].into(), settings);
     let is_withheld = || {
         let page = metrics.page().unwrap();

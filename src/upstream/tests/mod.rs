@@ -452,14 +452,14 @@ async fn each_way_of_not_being_reached_has_words_of_its_own() {
 async fn what_is_left_of_an_allowance_is_kept() {
     let headers = "ratelimit-limit: 100;w=21600\nratelimit-remaining: 76;w=21600";
     let server = Server::start([reply("200", headers, "good")]).await;
-    let metrics = Arc::new(Metrics::new());
+    let activity = Arc::new(Activity::default());
     let settings = Settings {
-        metrics: Arc::clone(&metrics),
+        activity: Arc::clone(&activity),
         ..settings(QUICK)
     };
     let upstreams = Upstreams::new([(quay(), at(&server))].into(), settings);
     pull(&upstreams, Patience::Full).await;
-    let page = metrics.page().unwrap();
+    let page = activity.metrics().page().unwrap();
     for line in [
         r#"standin_upstream_pull_limit{registry="quay.io"} 100"#,
         r#"standin_upstream_pulls_remaining{registry="quay.io"} 76"#,

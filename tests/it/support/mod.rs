@@ -3,8 +3,10 @@
 pub(crate) mod client;
 pub(crate) mod credentials;
 pub(crate) mod image;
+pub(crate) mod markup;
 pub(crate) mod raw;
 pub(crate) mod registry;
+pub(crate) mod samples;
 pub(crate) mod store;
 pub(crate) mod table;
 pub(crate) mod upstream;
