@@ -3,7 +3,7 @@
 use actix_web::{
     HttpResponse,
     dev::RequestHead,
-    http::{Method, StatusCode, header},
+    http::{ConnectionType, Method, StatusCode, header},
 };
 
 use super::{
@@ -18,8 +18,16 @@ use crate::{
 };
 
 /// The refusal of a request in absolute form that is for another host: it was sent to a proxy for plain HTTP, which we
-/// are not.
+/// are not. And of a CONNECT that comes with a body, for which nothing is connected (RFC 9110, 9.3.6).
 pub(super) fn foreign(http: &Http, request: &RequestHead) -> Option<HttpResponse> {
+    if request.method == Method::CONNECT {
+        let message = "a CONNECT has no body: send it without Content-Length and Transfer-Encoding";
+        let mut refusal = error::refuse(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message);
+        refusal
+            .head_mut()
+            .set_connection_type(ConnectionType::Close);
+        return Some(refusal);
+    }
     let authority = request.uri.authority()?;
     let port = authority
         .port_u16()

@@ -241,7 +241,8 @@ impl Sources {
     }
 }
 
-/// A `Host` header taken apart; a port that is not given is the scheme's.
+/// A `Host` header taken apart; a port that is not given is the scheme's. A dot at the name's end, which says that it is
+/// whole, is left out.
 struct Authority {
     host: String,
     port: u16,
@@ -254,6 +255,7 @@ impl Authority {
             Some((host, port)) if !port.contains(']') => (host, port.parse().ok()?),
             _ => (text, default),
         };
+        let host = host.strip_suffix('.').unwrap_or(host);
         (!host.is_empty()).then(|| Self {
             host: host.to_ascii_lowercase(),
             port,

@@ -106,6 +106,45 @@ async fn a_request_for_another_host_than_the_connects_is_misdirected() {
 }
 
 #[tokio::test]
+async fn a_dot_behind_a_hosts_name_makes_it_no_other_host() {
+    let (_upstream, builder) = quay().await;
+    let registry = builder.start().await;
+    let address = registry.address();
+    for host in ["quay.io", "quay.io.", "QUAY.io.:443"] {
+        let ask = |path: &str| format!("GET {path}\nHost: {host}");
+        let ours = Raw::exchange(address, &ask("/ca.pem"), b"").await;
+        assert_eq!(ours.status, 404, "{host}");
+        let tags = Raw::exchange(address, &ask("/v2/acme/nothing/tags/list"), b"").await;
+        let said = String::from_utf8(tags.body).unwrap();
+        assert!(said.contains("quay.io/acme/nothing"), "{host}: {said}");
+    }
+    let client = by_proxy(&registry, "http", "https://quay.io");
+    let dotted = client.get("/v2/").header("host", "quay.io.");
+    dotted.answer().await.expect(200);
+}
+
+#[tokio::test]
+async fn a_connect_with_a_body_is_refused_in_words_and_its_body_is_no_request() {
+    let (_upstream, builder) = quay().await;
+    let registry = builder.start().await;
+    let hidden = "GET /v2/ HTTP/1.1\r\nHost: quay.io\r\n\r\n";
+    let chunked = format!("{:x}\r\n{hidden}\r\n0\r\n\r\n", hidden.len());
+    for (header, body) in [
+        (format!("Content-Length: {}", hidden.len()), hidden),
+        ("Transfer-Encoding: chunked".to_owned(), &chunked),
+    ] {
+        let mut raw = registry.raw().await;
+        raw.head(&format!("CONNECT quay.io:443\n{header}")).await;
+        raw.send(body.as_bytes()).await;
+        let refused = raw.answer().await;
+        assert_eq!(refused.status, 400, "{refused:?}");
+        let said = String::from_utf8(refused.body).unwrap();
+        assert!(said.contains("a CONNECT has no body"), "{said}");
+        assert!(raw.try_answer().await.is_none(), "{header}");
+    }
+}
+
+#[tokio::test]
 async fn an_upstreams_outage_is_told_as_one() {
     let registry = TestRegistry::builder()
         .registry("quay.io", "http://127.0.0.1:9")
