@@ -9,7 +9,7 @@ use std::{
 use super::{
     Asked, Flow,
     image::{Closed, Image, called},
-    tree::Tree,
+    tree::{Id, Tree},
     words::{size, time},
 };
 use crate::{
@@ -33,7 +33,7 @@ pub(super) struct Open {
     /// It goes on with one that was closed, and is none of its own.
     pub(super) continues: bool,
     pub(super) trees: Vec<Arc<Tree>>,
-    pub(super) got: HashSet<Digest>,
+    pub(super) got: HashSet<Id>,
     pub(super) origin: Origin,
     pub(super) began: Instant,
     pub(super) last: Instant,
@@ -52,7 +52,7 @@ impl Open {
         now: Instant,
     ) -> Ticket {
         if self.got.len() < GOT {
-            self.got.insert(digest.clone());
+            self.got.insert(Id::of(digest));
         }
         self.in_flight += 1;
         self.last = now;

@@ -10,7 +10,7 @@ use super::{
     Asked, FoundManifest, PulledImage, Tally,
     image::{Image, Key},
     open::{Open, Ticket},
-    tree::Tree,
+    tree::{Id, Tree},
     words::shortened,
 };
 use crate::{
@@ -28,6 +28,8 @@ pub(super) struct Pulls {
     opened: usize,
     /// Tags that clients asked about, newest last.
     hints: VecDeque<Hint>,
+    /// Images whose parts are known still, though no pull of them is open; the latest last.
+    recent: VecDeque<usize>,
     next: u64,
     spans: usize,
     left_out: Tally,
@@ -66,19 +68,21 @@ impl Pulls {
         tree: Arc<Tree>,
         now: Instant,
     ) -> Ticket {
-        let opens = self.open.get_mut(asked.name);
+        // Whoever asks for a tag begins anew, whatever index names the same manifest.
+        let id = Id::of(found.digest);
+        let by_digest = matches!(found.reference, Reference::Digest(_));
+        let opens = self.open.get_mut(asked.name).filter(|_| by_digest);
         let parent = opens.and_then(|opens| {
             let is_child = |open: &&mut Open| {
-                !open.got.contains(found.digest)
-                    && open
-                        .trees
-                        .iter()
-                        .any(|tree| tree.manifests.contains(found.digest))
+                !open.got.contains(&id)
+                    && open.trees.iter().any(|tree| tree.manifests.contains(&id))
             };
             opens.iter_mut().rev().find(is_child)
         });
         if let Some(open) = parent {
-            open.trees.push(tree);
+            if open.trees.len() < TREES {
+                open.trees.push(tree);
+            }
             return open.part(asked, found.digest, found.origin, now);
         }
         let hint = match found.reference {
@@ -118,8 +122,9 @@ impl Pulls {
         let mut at = self.pull_naming(asked.name, digest);
         if at.is_none() {
             // The client had the manifest, or comes back for more.
+            let id = Id::of(digest);
             let named = |image: &Image| {
-                image.key.0 == *asked.name && image.trees.iter().any(|tree| tree.names(digest))
+                image.key.0 == *asked.name && image.trees.iter().any(|tree| tree.names(id))
             };
             let known = self.images.iter().rposition(named);
             let (image, continues) = match known {
@@ -147,10 +152,10 @@ impl Pulls {
 
     /// The latest pull that names the blob and lacks it, else the latest that names it, else one that takes any.
     fn pull_naming(&self, name: &CanonicalName, digest: &Digest) -> Option<u64> {
-        let opens = self.open.get(name)?;
-        let names = |open: &&Open| open.trees.iter().any(|tree| tree.names(digest));
+        let (opens, id) = (self.open.get(name)?, Id::of(digest));
+        let names = |open: &&Open| open.trees.iter().any(|tree| tree.names(id));
         let newest = || opens.iter().rev();
-        let lacking = newest().find(|open| !open.got.contains(digest) && names(open));
+        let lacking = newest().find(|open| !open.got.contains(&id) && names(open));
         let found = lacking
             .or_else(|| newest().find(names))
             .or_else(|| newest().find(|open| open.trees.is_empty()));
@@ -195,8 +200,8 @@ impl Pulls {
 
     /// The image of the open pull that names the content.
     fn image_naming(&self, name: &CanonicalName, digest: &Digest) -> Option<Option<usize>> {
-        let opens = self.open.get(name)?;
-        let named = |open: &&Open| open.trees.iter().any(|tree| tree.names(digest));
+        let (opens, id) = (self.open.get(name)?, Id::of(digest));
+        let named = |open: &&Open| open.trees.iter().any(|tree| tree.names(id));
         opens.iter().rev().find(named).map(|open| open.image)
     }
 
@@ -403,6 +408,16 @@ impl Pulls {
             self.spans += 1;
         }
         image.trees = open.trees;
+        // What a client may come back for is what was pulled last.
+        if let Some(at) = open.image {
+            self.recent.push_back(at);
+        }
+        if self.recent.len() > RECENT
+            && let Some(at) = self.recent.pop_front()
+            && !self.recent.contains(&at)
+        {
+            self.images[at].trees = Vec::new();
+        }
     }
 
     /// Takes the latest hint at what the digest is called.
@@ -419,8 +434,12 @@ pub(super) const IMAGES: usize = 1000;
 const SPANS: usize = 4000;
 const SPANS_PER_IMAGE: usize = 50;
 /// Pulls that requests are matched to.
-const OPEN: usize = 256;
+const OPEN: usize = 128;
 const OPEN_PER_NAME: usize = 64;
+/// Manifests of one pull whose parts are known.
+const TREES: usize = 16;
+/// Images that are closed whose parts are known.
+const RECENT: usize = 64;
 const HINTS: usize = 64;
 /// For so long a digest is called by the tag that it was asked for.
 const HINT_LASTS: Duration = Duration::from_secs(10 * 60);

@@ -97,7 +97,7 @@ impl Report {
             until: rfc3339(snapshot.began + snapshot.now),
             seconds: seconds(snapshot.now),
             running,
-            summary: summary(&totals, &pushed, &upstreams),
+            summary: summary(&totals, &pushed, &upstreams, running),
             totals,
             answers: Answers {
                 manifests: answers(Content::Manifest),
@@ -150,7 +150,12 @@ fn upstreams(counted: &[UpstreamTotals], snapshot: &Snapshot, messages: bool) ->
 }
 
 /// The story in a few sentences.
-fn summary(totals: &Totals, pushed: &[Pushed], upstreams: &[Upstream]) -> Vec<String> {
+fn summary(
+    totals: &Totals,
+    pushed: &[Pushed],
+    upstreams: &[Upstream],
+    running: bool,
+) -> Vec<String> {
     let mut lines = Vec::new();
     let from = &totals.from;
     if totals.pulls > 0 {
@@ -204,13 +209,13 @@ fn summary(totals: &Totals, pushed: &[Pushed], upstreams: &[Upstream]) -> Vec<St
     let mut told = Vec::new();
     if totals.rate_limited > 0 {
         let times = words::count(totals.rate_limited, "time", "times");
-        told.push(format!("told {times} to ask less often (429)"));
+        told.push(format!("429 (too many requests) answered {times}"));
     }
     if totals.errors > 0 {
         told.push(words::count(
             totals.errors,
-            "error of upstreams",
-            "errors of upstreams",
+            "error at upstreams",
+            "errors at upstreams",
         ));
     }
     let limits = upstreams.iter().filter_map(|upstream| {
@@ -227,7 +232,8 @@ fn summary(totals: &Totals, pushed: &[Pushed], upstreams: &[Upstream]) -> Vec<St
         lines.push(told.join("; "));
     }
     if lines.is_empty() {
-        lines.push("nothing was pulled or pushed".to_owned());
+        let yet = if running { " yet" } else { "" };
+        lines.push(format!("nothing was pulled or pushed{yet}"));
     }
     lines
 }

@@ -409,7 +409,7 @@ pub(super) fn is_pull(origin: Origin) -> bool {
 pub(super) fn label(origin: Origin) -> &'static str {
     match origin {
         Origin::Local => "pushed here",
-        Origin::Shadow => "pushed here, hiding another",
+        Origin::Shadow => "pushed here, upstream not asked",
         Origin::Cache => "cache",
         Origin::Stale => "cache, registry failing",
         Origin::Upstream => "upstream",

@@ -12,7 +12,7 @@ use crate::{activity::words::size, metrics::Origin};
 const LINES: usize = 60;
 /// Of the drawing, in units of its own.
 const WIDTH: f64 = 1000.0;
-const HEIGHT: f64 = 16.0;
+const HEIGHT: f64 = 24.0;
 /// So that the shortest pull can be seen.
 const NARROWEST: f64 = 4.0;
 
@@ -72,7 +72,7 @@ pub(super) fn write(report: &Report, page: &mut String) -> fmt::Result {
             let told = if span.under_way { "so far" } else { "in all" };
             write!(
                 page,
-                "<rect class=\"{}{state}\" x=\"{x:.1}\" width=\"{width:.1}\" y=\"2\" height=\"12\"><title>{}, {} in {}, {} {told}\
+                "<rect class=\"{}{state}\" x=\"{x:.1}\" width=\"{width:.1}\" y=\"6\" height=\"12\"><title>{}, {} in {}, {} {told}\
                  </title></rect>",
                 Escaped(&span.from),
                 for_people(span.began),
