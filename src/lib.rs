@@ -91,6 +91,7 @@
 //! | When is the CA made, kept or replaced? | `tls/authority.rs` |
 //! | What does an option mean, and which place wins? | `config/mod.rs`; each text becomes a value in `config/value.rs` |
 //! | What does `configure` write for a client, and how is it taken back? | `clients/`, one file per client; `clients/journal.rs` |
+//! | Which processes is a run, and who ends what when one is killed? | `job/run/mod.rs`; `job/run/belongings.rs`, `Belongings::end` |
 //! | Which process does a ready file mean, and is it that one still? | `job/instance.rs`; `job/process.rs` |
 //! | Which requests are one pull, and what is remembered of it? | `activity/pulls.rs`; `activity/mod.rs` says what is told to it |
 //! | What is on `/status`, and in a report? | `job/report/`; who sees it: `http/status.rs` |

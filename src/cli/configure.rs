@@ -95,7 +95,7 @@ impl Arguments {
             self.format.is_none() || self.client == Client::Env,
             "--format is for env alone"
         );
-        let place = self.place()?;
+        let place = place(self.root.as_deref())?;
         if self.undo {
             return self.undo_at(&place);
         }
@@ -150,41 +150,6 @@ impl Arguments {
         super::print(told("restored", &done, &notes).trim_end())
     }
 
-    fn place(&self) -> anyhow::Result<Place> {
-        if let Some(root) = &self.root {
-            let real = root
-                .canonicalize()
-                .with_context(|| format!("--root {} is no directory", root.display()))?;
-            return Ok(if real == Path::new("/") {
-                Place::system()
-            } else {
-                Place::under(real)
-            });
-        }
-        if rustix::process::geteuid().is_root() {
-            return Ok(Place::system());
-        }
-        // A relative path in these counts for nothing, as the XDG specification has it.
-        let absolute = |name| {
-            env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|path| path.is_absolute())
-        };
-        let home = absolute("HOME");
-        let below = |name, under: &str| {
-            absolute(name)
-                .or_else(|| home.as_ref().map(|home| home.join(under)))
-                .with_context(|| {
-                    format!("neither {name} nor HOME says where this user's files are: set one")
-                })
-        };
-        Ok(Place::of_user(Home {
-            config: below("XDG_CONFIG_HOME", ".config")?,
-            state: below("XDG_STATE_HOME", ".local/state")?,
-            runtime: absolute("XDG_RUNTIME_DIR"),
-        }))
-    }
-
     /// The standin that is meant.
     fn standin(&mut self) -> anyhow::Result<Standin> {
         let certificate = |path: &Path| {
@@ -234,6 +199,42 @@ impl Arguments {
             registries: ready.registries,
         })
     }
+}
+
+/// Whose files are meant: this machine's as root, a user's own, or those of another root.
+pub(super) fn place(root: Option<&Path>) -> anyhow::Result<Place> {
+    if let Some(root) = root {
+        let real = root
+            .canonicalize()
+            .with_context(|| format!("--root {} is no directory", root.display()))?;
+        return Ok(if real == Path::new("/") {
+            Place::system()
+        } else {
+            Place::under(real)
+        });
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok(Place::system());
+    }
+    // A relative path in these counts for nothing, as the XDG specification has it.
+    let absolute = |name| {
+        env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let home = absolute("HOME");
+    let below = |name, under: &str| {
+        absolute(name)
+            .or_else(|| home.as_ref().map(|home| home.join(under)))
+            .with_context(|| {
+                format!("neither {name} nor HOME says where this user's files are: set one")
+            })
+    };
+    Ok(Place::of_user(Home {
+        config: below("XDG_CONFIG_HOME", ".config")?,
+        state: below("XDG_STATE_HOME", ".local/state")?,
+        runtime: absolute("XDG_RUNTIME_DIR"),
+    }))
 }
 
 fn check(place: &Place, request: &Request, standin: &Standin) -> anyhow::Result<()> {
@@ -294,7 +295,9 @@ fn told(wrote: &str, done: &[clients::Done], notes: &[String]) -> String {
 }
 
 /// Takes one of these names, and lists them to whoever types another.
-fn one_of<T, const N: usize>(values: [(&'static str, T); N]) -> impl TypedValueParser<Value = T>
+pub(super) fn one_of<T, const N: usize>(
+    values: [(&'static str, T); N],
+) -> impl TypedValueParser<Value = T>
 where
     T: Copy + Send + Sync + 'static,
 {

@@ -5,7 +5,9 @@
 mod ca;
 mod completions;
 mod configure;
+mod guard;
 mod man;
+mod run;
 mod serve;
 mod status;
 mod stop;
@@ -32,6 +34,11 @@ pub struct Cli {
 enum Command {
     /// Run the registry until it is told to stop
     Serve(Box<serve::Arguments>),
+    /// Run a command with a registry of its own
+    Run(Box<run::Arguments>),
+    /// Guard a run
+    #[command(hide = true)]
+    Guard(guard::Arguments),
     /// Stop a registry that runs, once its requests are finished
     Stop(stop::Arguments),
     /// Say whether a registry runs, where, since when, and what it has done
@@ -57,6 +64,8 @@ impl Cli {
         let done = |()| ExitCode::SUCCESS;
         match self.command {
             Command::Serve(arguments) => arguments.run().map(done),
+            Command::Run(arguments) => arguments.run(),
+            Command::Guard(arguments) => arguments.run(),
             Command::Stop(arguments) => arguments.run(),
             Command::Status(arguments) => arguments.run(),
             Command::Wait(arguments) => arguments.run(),

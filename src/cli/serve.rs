@@ -9,10 +9,23 @@ use crate::{
     job::{self, LOG_FILE, Parent, Start},
 };
 
-// No flag has a default or reads a variable by clap: which place wins, and what is told about it, is `config`'s.
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP, after_long_help = AFTER_HELP)]
 pub(super) struct Arguments {
+    #[command(flatten)]
+    options: Options,
+
+    /// Return once it is ready; it goes on in the background until `standin stop`
+    #[arg(long, help_heading = "Process")]
+    detach: bool,
+    /// What --detach starts.
+    #[arg(long, hide = true)]
+    detached: bool,
+}
+
+// No flag has a default or reads a variable by clap: which place wins, and what is told about it, is `config`'s.
+#[derive(Args, Debug)]
+pub(super) struct Options {
     /// Address to serve on, plain HTTP and TLS alike; port 0 picks a free one, "bridge:PORT" is the
     /// gateway of docker's bridge; may be repeated{n}[default: 127.0.0.1:5000] [env: STANDIN_LISTEN]
     #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Listening")]
@@ -157,30 +170,22 @@ pub(super) struct Arguments {
     #[command(flatten)]
     process: Process,
 
-    /// Return once it is ready; it goes on in the background until `standin stop`
-    #[arg(long, help_heading = "Process")]
-    detach: bool,
-    /// What --detach starts.
-    #[arg(long, hide = true)]
-    detached: bool,
-
     #[command(flatten)]
     file: File,
 }
 
 impl Arguments {
-    pub(super) fn run(mut self) -> anyhow::Result<()> {
-        let (detach, detached) = (
-            std::mem::take(&mut self.detach),
-            std::mem::take(&mut self.detached),
-        );
-        let flags = self.flags();
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let flags = self.options.flags();
         let mut start = Start {
             arguments: flags.arguments(),
             ..Start::default()
         };
         let config = configured(flags)?;
-        if detach {
+        if let Some(problem) = config.ready_file.as_deref().and_then(super::run::taken) {
+            anyhow::bail!(problem);
+        }
+        if self.detach {
             anyhow::ensure!(
                 config.parent != Some(Parent::Ours),
                 "--detach and --exit-with-parent contradict each other: give --exit-with-parent=PID the process to end with"
@@ -191,7 +196,7 @@ impl Arguments {
             start.arguments.push("--detached".to_owned());
             return super::print(job::detach(&start, &log)?);
         }
-        if detached {
+        if self.detached {
             // Its log is its standard error by now.
             rustix::process::setsid().context("can't leave the terminal's session")?;
         } else if let Some(log) = &config.log_file {
@@ -202,7 +207,9 @@ impl Arguments {
         }
         app::serve(config)
     }
+}
 
+impl Options {
     /// What was typed.
     pub(super) fn flags(self) -> Flags {
         let flags = self

@@ -47,6 +47,13 @@ impl Variables {
         Ok(Self(variables))
     }
 
+    /// Those that have a value.
+    pub fn set(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.0
+            .iter()
+            .filter_map(|(name, value)| Some((*name, value.as_deref()?)))
+    }
+
     /// What takes all of them back.
     pub fn unset() -> Self {
         let names = PROXIES.into_iter().chain(BUNDLES).chain([EXTRA]);

@@ -268,6 +268,14 @@ pub fn undo(place: &Place, client: Client) -> Result<(Vec<Done>, Vec<String>), E
     Ok((told(done), notes))
 }
 
+/// Whether anything is written for `client`.
+///
+/// # Errors
+/// The journal can't be read.
+pub fn is_set_up(place: &Place, client: Client) -> Result<bool, Error> {
+    Ok(Journal::read(place)?.written_for(client).next().is_some())
+}
+
 /// What a client would meet now: each finding, and whether it is as it has to be.
 ///
 /// # Errors

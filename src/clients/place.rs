@@ -2,17 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::Error;
 
 /// A file system root, and whose files in it are meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     root: PathBuf,
     home: Option<Home>,
 }
 
 /// The directories of a user who is not root. Absolute.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Home {
     /// `$XDG_CONFIG_HOME`, or `~/.config`.
     pub config: PathBuf,
@@ -70,6 +72,11 @@ impl Place {
             None => "/var/lib/standin/configure".into(),
             Some(home) => home.state.join("standin/configure"),
         }
+    }
+
+    /// The lock of a run that has its clients set up, as we reach it.
+    pub fn run_lock(&self) -> PathBuf {
+        self.outside(&self.journal()).with_file_name("run.lock")
     }
 
     /// What clients' files name: it stays when the job's own directories are gone.

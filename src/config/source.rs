@@ -235,6 +235,12 @@ impl Flags {
         self
     }
 
+    /// Forgets an option.
+    pub fn without(mut self, key: Key) -> Self {
+        self.place.remove(&key);
+        self
+    }
+
     /// As they would be typed, for another process of ours.
     pub fn arguments(&self) -> Vec<String> {
         let options = self.place.iter().flat_map(|(key, given)| {

@@ -9,6 +9,7 @@ mod log;
 mod parent;
 mod process;
 pub mod report;
+mod run;
 mod server;
 mod status;
 
@@ -18,6 +19,7 @@ pub use self::{
     log::{LOG_FILE, log_to},
     parent::{Parent, end_with},
     process::{Process, start_of},
+    run::{Run, guard},
     server::Start,
     status::{Counts, Status},
 };

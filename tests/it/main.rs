@@ -50,6 +50,7 @@ mod disk;
 mod manual;
 mod metrics;
 mod report;
+mod run;
 mod seed;
 mod status;
 mod tls;

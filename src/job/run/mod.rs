@@ -1,0 +1,381 @@
+//! `standin run`: a registry for as long as a command runs.
+//!
+//! Four processes. *We* are what the CI system knows: we start the others and return the command's status. The *server* is
+//! `standin serve`, and ends with us. The *command* is a process group of its own. The *guardian* is told of everything we
+//! bring into the world, and ends it all if we are killed. If the server or the guardian is killed, we end the rest.
+
+mod belongings;
+mod command;
+mod environment;
+mod group;
+mod guard;
+mod signals;
+mod terminal;
+
+use std::{
+    ffi::OsString,
+    fs::{self, DirBuilder},
+    io::{self, BufRead as _, BufReader, Write as _},
+    os::unix::{fs::DirBuilderExt as _, process::CommandExt as _},
+    path::PathBuf,
+    process::{Child, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, getpid, waitid};
+
+use self::{
+    belongings::{Belongings, ClientsLock, Order},
+    guard::Guardian,
+    signals::{Event, Events},
+    terminal::Terminal,
+};
+use super::{Counts, Instance, Start};
+use crate::clients::{self, Client, Place, Request, Standin};
+
+pub use self::guard::guard;
+
+/// What is to be run, and how.
+#[derive(Debug)]
+pub struct Run {
+    /// The server, with its directories.
+    pub start: Start,
+    /// A directory for what is temporary, which is not there yet.
+    pub directory: PathBuf,
+    /// Where the server leaves its ready file.
+    pub ready_file: PathBuf,
+    /// Where content is kept that is not temporary.
+    pub kept: Option<PathBuf>,
+    /// How long the command has to end after SIGTERM.
+    pub grace: Duration,
+    /// Clients to set up, and where.
+    pub configure: Option<(Place, Vec<Request>)>,
+    pub proxy_env: bool,
+    pub docker_config: bool,
+    /// A user and password for docker, where the server asks for one.
+    pub log_in: Option<(String, String)>,
+    /// The program and its arguments.
+    pub command: Vec<OsString>,
+}
+
+impl Run {
+    /// Runs the command with its registry; answers the exit status, and leaves nothing behind.
+    ///
+    /// # Errors
+    /// The registry could not be started, or not kept up until the command had ended, or what was set up could not be taken back.
+    pub fn run(self) -> anyhow::Result<u8> {
+        let name = self.command.first().context("there is no command to run")?;
+        let program = match command::find(name) {
+            Ok(program) => program,
+            Err((status, problem)) => return Ok(refused(status, &problem)),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("can't start threads")?;
+        let mut events = runtime.block_on(async { Events::listen() })?;
+        let clients: Vec<Client> = self.clients();
+        let lock = match &self.configure {
+            Some((place, _)) => Some(ClientsLock::take(place, &clients)?),
+            None => None,
+        };
+        let held = lock.as_ref().map(ClientsLock::share).transpose()?;
+        let mut job = Job {
+            guardian: Guardian::start(held)?,
+            belongings: Belongings::default(),
+            server: None,
+        };
+        job.bring(Order::Grace(self.grace));
+        if let Some((place, _)) = &self.configure {
+            job.bring(Order::Clients(place.clone(), clients));
+        }
+        let result = runtime.block_on(self.within(&mut job, &mut events, &program));
+        let problems = job.end();
+        drop(lock);
+        match result {
+            Ok(status) if problems.is_empty() => Ok(status),
+            Ok(0) => anyhow::bail!(problems.join("\n")),
+            Ok(status) => {
+                for problem in problems {
+                    log::error!("{problem}");
+                }
+                Ok(status)
+            }
+            Err(error) if problems.is_empty() => Err(error),
+            Err(error) => Err(error.context(problems.join("\n"))),
+        }
+    }
+
+    async fn within(
+        &self,
+        job: &mut Job,
+        events: &mut Events,
+        program: &std::path::Path,
+    ) -> anyhow::Result<u8> {
+        job.bring(Order::Directory(self.directory.clone()));
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.directory);
+        made.with_context(|| {
+            format!(
+                "can't make the directory {}: give TMPDIR, or --data and --state, a place that can be written to",
+                self.directory.display()
+            )
+        })?;
+        let ready = tokio::select! {
+            ready = job.start_server(&self.start) => ready?,
+            signal = events.end_asked_for() => {
+                return Ok(refused(
+                    signals::status(signal),
+                    &format!("{} came before the registry was ready; the command was not started", signals::name(signal)),
+                ));
+            }
+        };
+        anyhow::ensure!(
+            ready,
+            "the registry did not start, so the command was not run"
+        );
+        let instance = Instance::read(&self.ready_file)?.with_context(|| {
+            format!(
+                "the registry has left no ready file {}",
+                self.ready_file.display()
+            )
+        })?;
+        let variables = self.prepare(&instance)?;
+        let child = match command::start(program, &self.command, &variables) {
+            Ok(child) => child,
+            Err((status, problem)) => return Ok(refused(status, &problem)),
+        };
+        let group = Pid::from_child(&child);
+        job.bring(Order::Group(Some(group.as_raw_nonzero().get())));
+        let terminal = Terminal::in_foreground();
+        if let Some(terminal) = &terminal {
+            terminal.give_to(group);
+            // It may have been stopped for reading from the terminal a moment too early.
+            group::signal(group, Signal::CONT);
+        }
+        let status = self.attend(job, events, group, terminal.as_ref()).await;
+        if let Some(terminal) = &terminal {
+            terminal.take_back_from(group);
+        }
+        // Its first process has not been waited for, so that the id is still the group's.
+        let left = group::end(group, self.grace.min(LEFT_BEHIND));
+        if left > 0 && status.is_ok() {
+            log::warn!("{left} processes that the command had left running were ended");
+        }
+        job.bring(Order::Group(None));
+        let _ = waitid(WaitId::Pid(group), WaitIdOptions::EXITED);
+        drop(child);
+        let status = status?;
+        self.summarize(&instance);
+        Ok(status)
+    }
+
+    /// Sets up the clients, and answers what the command finds in its environment.
+    fn prepare(&self, instance: &Instance) -> anyhow::Result<Vec<(String, OsString)>> {
+        let standin = || -> anyhow::Result<Standin> {
+            let ca = fs::read_to_string(&instance.ca)
+                .with_context(|| format!("can't read {}", instance.ca.display()))?;
+            Ok(Standin {
+                url: instance.https.clone(),
+                listeners: instance.listeners.clone(),
+                ca: Some(ca),
+                registries: instance.registries.clone(),
+            })
+        };
+        if let Some((place, requests)) = &self.configure {
+            for request in requests {
+                let (_, plan) = clients::write(place, request, &standin()?).with_context(|| {
+                    format!("{} can't be set up for the registry", request.client.name())
+                })?;
+                for note in plan.notes() {
+                    log::info!("{}: {note}", request.client.name());
+                }
+            }
+        }
+        let mut variables = environment::base(instance, &self.ready_file);
+        if self.proxy_env {
+            variables.extend(environment::proxy(&standin()?, &self.directory)?);
+        }
+        if self.docker_config {
+            let generated = instance.user.clone().zip(instance.password.clone());
+            let log_in = generated.or_else(|| self.log_in.clone());
+            let address = instance.address.to_string();
+            variables.extend(environment::docker(
+                &address,
+                log_in.as_ref(),
+                &self.directory,
+            )?);
+        }
+        Ok(variables)
+    }
+
+    /// Waits for the command's end, and passes on what it is told meanwhile.
+    async fn attend(
+        &self,
+        job: &mut Job,
+        events: &mut Events,
+        group: Pid,
+        terminal: Option<&Terminal>,
+    ) -> anyhow::Result<u8> {
+        let mut deadline: Option<Instant> = None;
+        loop {
+            if let Some(status) = ended(group)? {
+                return Ok(command::exit_status(&status));
+            }
+            if let Some(terminal) = terminal
+                && has_stopped(group)
+            {
+                terminal.stop_with(group);
+                group::signal(group, Signal::CONT);
+                continue;
+            }
+            job.ensure_whole()?;
+            let event = match deadline {
+                None => events.next().await,
+                Some(at) => tokio::time::timeout_at(at.into(), events.next())
+                    .await
+                    .unwrap_or(Event::Late),
+            };
+            match event {
+                Event::Child => {}
+                Event::Late => {
+                    log::warn!(
+                        "the command did not end within {:?} of being told to, and is killed",
+                        self.grace
+                    );
+                    group::signal(group, Signal::KILL);
+                    deadline = None;
+                }
+                Event::Signal(Signal::CONT) => {
+                    if let Some(terminal) = terminal {
+                        terminal.give_to(group);
+                    }
+                    group::signal(group, Signal::CONT);
+                }
+                Event::Signal(signal @ (Signal::TERM | Signal::HUP)) => {
+                    if deadline.is_some() {
+                        log::warn!(
+                            "{} came a second time: the command is killed",
+                            signals::name(signal)
+                        );
+                        group::signal(group, Signal::KILL);
+                        continue;
+                    }
+                    deadline = Some(Instant::now() + self.grace);
+                    group::signal(group, signal);
+                    // One that is stopped would not hear of it.
+                    group::signal(group, Signal::CONT);
+                }
+                Event::Signal(signal) => group::signal(group, signal),
+            }
+        }
+    }
+
+    /// What the registry has done for the command, in a line or two.
+    fn summarize(&self, instance: &Instance) {
+        let mut text = match Counts::of(instance) {
+            Ok(counts) => format!("standin: {counts}\n"),
+            Err(problem) => format!("standin: nothing is known of what was pulled: {problem}\n"),
+        };
+        if let Some(kept) = &self.kept {
+            text.push_str(&format!(
+                "standin: the content is kept in {}\n",
+                kept.display()
+            ));
+        }
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+
+    fn clients(&self) -> Vec<Client> {
+        let requests = self.configure.iter().flat_map(|(_, requests)| requests);
+        requests.map(|request| request.client).collect()
+    }
+}
+
+/// What runs, and what is to end with it.
+struct Job {
+    guardian: Guardian,
+    belongings: Belongings,
+    server: Option<Child>,
+}
+
+impl Job {
+    /// Notes, here and with the guardian, what is to end with the run.
+    fn bring(&mut self, order: Order) {
+        self.guardian.tell(&order);
+        self.belongings.take(order);
+    }
+
+    /// Starts the server; whether it is ready, or has ended.
+    async fn start_server(&mut self, start: &Start) -> anyhow::Result<bool> {
+        let mut command = start.command(Stdio::inherit())?;
+        command
+            .arg(format!("--exit-with-parent={}", getpid().as_raw_nonzero()))
+            .process_group(0);
+        let mut server = command.spawn().context("can't start `standin serve`")?;
+        let stdout = server.stdout.take();
+        self.bring(Order::Server(
+            Pid::from_child(&server).as_raw_nonzero().get(),
+        ));
+        self.server = Some(server);
+        let ready = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            if let Some(stdout) = stdout {
+                // Its end without a line is the server's.
+                let _ = BufReader::new(stdout).read_line(&mut line);
+            }
+            !line.is_empty()
+        });
+        Ok(ready.await?)
+    }
+
+    /// A command must not go on against nothing, nor unguarded.
+    fn ensure_whole(&mut self) -> anyhow::Result<()> {
+        if let Some(server) = &mut self.server
+            && let Some(status) = server.try_wait()?
+        {
+            anyhow::bail!(
+                "the registry ended while the command ran ({status}); the command was ended"
+            );
+        }
+        if let Some(status) = self.guardian.process.try_wait()? {
+            anyhow::bail!(
+                "the guardian of this run ended while the command ran ({status}); the command was ended"
+            );
+        }
+        Ok(())
+    }
+
+    /// Ends all that is left. Answers what could not be.
+    fn end(mut self) -> Vec<String> {
+        let problems = self.belongings.end();
+        if let Some(mut server) = self.server.take() {
+            let _ = server.wait();
+        }
+        self.guardian.dismiss();
+        problems
+    }
+}
+
+/// How the command's first process ended, which stays to be waited for.
+fn ended(pid: Pid) -> anyhow::Result<Option<WaitIdStatus>> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::Pid(pid), options).context("can't wait for the command")
+}
+
+fn has_stopped(pid: Pid) -> bool {
+    let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
+    waitid(WaitId::Pid(pid), options).is_ok_and(|status| status.is_some())
+}
+
+/// Says why there is no command's own status.
+fn refused(status: u8, problem: &str) -> u8 {
+    let _ = writeln!(io::stderr(), "standin: error: {problem}");
+    status
+}
+
+/// How long those have to end that the command has left running.
+const LEFT_BEHIND: Duration = Duration::from_secs(5);

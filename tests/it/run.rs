@@ -1,0 +1,524 @@
+//! `standin run`: the command's environment, status and signals, and that nothing is left, whoever is killed.
+
+use std::{
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use tempfile::TempDir;
+
+use crate::support::eventually;
+
+/// A directory of its own for all that a run makes.
+struct Home(TempDir);
+
+impl Home {
+    fn new() -> Self {
+        let home = Self(TempDir::new().unwrap());
+        for name in ["tmp", "home", "root/etc/containers/registries.conf.d"] {
+            fs::create_dir_all(home.path(name)).unwrap();
+        }
+        home
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_standin"));
+        command
+            .arg("run")
+            .args(args)
+            .current_dir(self.0.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("HOME", self.path("home"))
+            .env("TMPDIR", self.path("tmp"))
+            .env("STANDIN_NO_DEFAULT_REGISTRIES", "true")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Its exit status, standard output and standard error, with nothing left behind.
+    fn run(&self, args: &[&str]) -> (i32, String, String) {
+        finish(self, self.command(args).spawn().unwrap())
+    }
+
+    fn sh(&self, script: &str) -> (i32, String, String) {
+        self.run(&["--", "sh", "-c", script])
+    }
+
+    /// Starts one whose command writes `started` and then does as it is told.
+    async fn start(&self, options: &[&str], script: &str) -> Child {
+        let script =
+            format!("echo $$ >pid; cat \"$STANDIN_READY_FILE\" >ready; : >started\n{script}");
+        let args = [options, &["--", "sh", "-c", &script]].concat();
+        let child = self.command(&args).spawn().unwrap();
+        eventually("the command starts", || async {
+            self.path("started").exists()
+        })
+        .await;
+        child
+    }
+
+    fn started_pid(&self) -> Pid {
+        pid(&fs::read_to_string(self.path("pid")).unwrap())
+    }
+
+    fn server_pid(&self) -> Pid {
+        let ready: serde_json::Value =
+            serde_json::from_slice(&fs::read(self.path("ready")).unwrap()).unwrap();
+        pid(&ready["pid"].to_string())
+    }
+
+    /// Neither a process nor a file is left of it.
+    async fn nothing_is_left(&self) {
+        let tmp = self.path("tmp");
+        eventually("what is temporary is removed", || async {
+            fs::read_dir(&tmp).unwrap().count() == 0
+        })
+        .await;
+        let root = self.0.path().to_str().unwrap().to_owned();
+        eventually("no process is left", || async {
+            processes(&root).is_empty()
+        })
+        .await;
+    }
+}
+
+fn pid(text: &str) -> Pid {
+    Pid::from_raw(text.trim().parse().unwrap()).unwrap()
+}
+
+/// Processes whose environment names the directory, with their command lines.
+fn processes(directory: &str) -> Vec<(i32, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
+            continue;
+        };
+        let read = |name| fs::read(entry.path().join(name)).unwrap_or_default();
+        let environment = read("environ");
+        if String::from_utf8_lossy(&environment).contains(directory) {
+            let line = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
+            found.push((pid, line));
+        }
+    }
+    found
+}
+
+/// The guardian of the only run of this directory.
+fn guardian(home: &Home) -> Pid {
+    let all = processes(home.0.path().to_str().unwrap());
+    let guard = all.iter().find(|(_, line)| line.trim() == "standin guard");
+    Pid::from_raw(guard.unwrap().0).unwrap()
+}
+
+fn finish(home: &Home, child: Child) -> (i32, String, String) {
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let said = text(output.stderr);
+    let left = fs::read_dir(home.path("tmp")).unwrap().count();
+    assert_eq!(left, 0, "something temporary is left: {said}");
+    (output.status.code().unwrap(), text(output.stdout), said)
+}
+
+#[test]
+fn the_command_finds_the_registry_and_nothing_is_left_of_it() {
+    let home = Home::new();
+    let (status, printed, said) = home.sh(
+        "echo $STANDIN_URL; echo $STANDIN_HOST; cat $STANDIN_CA; cat $STANDIN_READY_FILE; echo ${HTTPS_PROXY-none} \
+         ${DOCKER_CONFIG-none}; echo told >&2",
+    );
+    assert_eq!(status, 0, "{said}");
+    let lines: Vec<&str> = printed.lines().collect();
+    let (url, host) = (lines[0], lines[1]);
+    assert_eq!(url, format!("http://{host}"));
+    assert!(host.starts_with("127.0.0.1:"), "{host}");
+    assert!(!host.ends_with(":5000"), "a fresh port");
+    assert_eq!(lines[2], "-----BEGIN CERTIFICATE-----");
+    assert!(
+        printed.contains(&format!("\"http\":\"{url}\"")),
+        "{printed}"
+    );
+    assert_eq!(*lines.last().unwrap(), "none none");
+    // The command's own line, and the summary.
+    let said: Vec<&str> = said.lines().collect();
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert_eq!(said[0], "told");
+    assert!(
+        said[1].starts_with("standin: pulled 0 manifests"),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn the_status_is_the_commands_own() {
+    let home = Home::new();
+    assert_eq!(home.sh("exit 7").0, 7);
+    assert_eq!(home.sh("kill -KILL $$").0, 137);
+    assert_eq!(home.sh("kill -TERM $$").0, 143);
+    let (status, printed, said) = home.run(&["--", "no-such-command"]);
+    assert_eq!((status, printed.as_str()), (127, ""));
+    assert!(
+        said.contains("no-such-command") && said.contains("not found"),
+        "{said}"
+    );
+    fs::write(home.path("plain"), "").unwrap();
+    let (status, _, said) = home.run(&["--", "./plain"]);
+    assert_eq!(status, 126);
+    assert!(
+        said.contains("./plain") && said.contains("can't be run"),
+        "{said}"
+    );
+    let (status, _, said) = home.run(&["--", "./missing"]);
+    assert_eq!(status, 127, "{said}");
+    // What a person forgets.
+    let (status, _, said) = home.run(&["true"]);
+    assert_eq!(status, 2);
+    assert!(said.contains("-- <COMMAND>"), "{said}");
+}
+
+#[test]
+fn what_keeps_the_registry_from_starting_is_said_and_the_command_is_not_run() {
+    let home = Home::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (status, _, said) = home.run(&["--listen", &address, "--", "touch", "ran"]);
+    assert_eq!(status, 1);
+    assert!(said.contains(&format!("{address} is in use")), "{said}");
+    assert!(said.contains("the command was not run"), "{said}");
+    let mut nowhere = home.command(&["--", "touch", "ran"]);
+    nowhere.env("TMPDIR", home.path("none"));
+    let (status, _, said) = finish(&home, nowhere.spawn().unwrap());
+    assert_eq!(status, 1);
+    assert!(said.contains("TMPDIR") && said.contains("--data"), "{said}");
+    assert_eq!(home.run(&["--grace", "soon", "--", "touch", "ran"]).0, 2);
+    assert!(!home.path("ran").exists());
+}
+
+#[test]
+fn what_data_names_is_kept() {
+    let home = Home::new();
+    let fixture = concat!("oci:", env!("CARGO_MANIFEST_DIR"), "/fixtures/hello");
+    let options = ["--data", "kept", "--seed", fixture];
+    let (status, _, said) = home.run(&[&options[..], &["--", "true"]].concat());
+    assert_eq!(status, 0, "{said}");
+    assert!(
+        said.contains("kept in ") && said.contains("/kept"),
+        "{said}"
+    );
+    assert!(home.path("kept/blobs").exists());
+    let names: Vec<_> = fs::read_dir(home.path("kept.state"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with("standin-run"))
+        .collect();
+    assert_eq!(names, [""; 0], "beside it nothing temporary stays");
+    let script = "exec \"$0\" status";
+    let binary = env!("CARGO_BIN_EXE_standin");
+    let (status, printed, _) = home.run(&["--data", "kept", "--", "sh", "-c", script, binary]);
+    assert_eq!(status, 0);
+    assert!(printed.contains("is up since"), "{printed}");
+}
+
+#[test]
+fn two_runs_and_one_within_another_do_not_meet() {
+    let home = Home::new();
+    let first = home
+        .command(&["--", "sh", "-c", "echo $STANDIN_HOST"])
+        .spawn()
+        .unwrap();
+    let second = home
+        .command(&["--", "sh", "-c", "echo $STANDIN_HOST"])
+        .spawn()
+        .unwrap();
+    let (first, second) = (
+        first.wait_with_output().unwrap(),
+        second.wait_with_output().unwrap(),
+    );
+    assert!(first.status.success() && second.status.success());
+    assert_ne!(first.stdout, second.stdout);
+    let nested = "before=$(cat $STANDIN_READY_FILE); inner=$(\"$0\" run -- sh -c 'echo $STANDIN_HOST'); \
+                  [ \"$inner\" ] && [ \"$inner\" != $STANDIN_HOST ] && [ \"$before\" = \"$(cat $STANDIN_READY_FILE)\" ]";
+    let binary = env!("CARGO_BIN_EXE_standin");
+    let (status, _, said) = home.run(&["--", "sh", "-c", nested, binary]);
+    assert_eq!(status, 0, "{said}");
+    // A server of its own would take the outer one's ready file.
+    let serve = "exec \"$0\" serve --listen 127.0.0.1:0 --data inner";
+    let (status, _, said) = home.run(&["--", "sh", "-c", serve, binary]);
+    assert_eq!(status, 1);
+    assert!(said.contains("give --ready-file another path"), "{said}");
+}
+
+#[tokio::test]
+async fn signals_reach_the_commands_whole_group() {
+    let home = Home::new();
+    let script = "trap 'echo shell; exit 3' TERM; (trap 'echo child; exit' TERM; : >ready2; while :; do sleep 0.01; done) & \
+                  while :; do sleep 0.01; done";
+    let run = home.start(&[], script).await;
+    eventually("the child starts", || async {
+        home.path("ready2").exists()
+    })
+    .await;
+    kill_process(Pid::from_child(&run), Signal::TERM).unwrap();
+    let (status, printed, _) = finish(&home, run);
+    assert_eq!(status, 3);
+    assert!(
+        printed.contains("shell") && printed.contains("child"),
+        "{printed}"
+    );
+    home.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_command_that_does_not_listen_is_killed() {
+    // After a while, or at the second signal.
+    for (grace, twice) in [("100ms", false), ("1h", true)] {
+        let home = Home::new();
+        let script = "trap : TERM; while :; do sleep 0.01; done";
+        let mut run = home.start(&["--grace", grace], script).await;
+        let pid = Pid::from_child(&run);
+        kill_process(pid, Signal::TERM).unwrap();
+        if twice {
+            // One that comes at the same moment is the same signal.
+            eventually("the second ends it", || {
+                let _ = kill_process(pid, Signal::TERM);
+                let ended = run.try_wait().unwrap().is_some();
+                async move { ended }
+            })
+            .await;
+        }
+        let (status, _, said) = finish(&home, run);
+        assert_eq!(status, 137, "{said}");
+        assert!(said.contains("killed"), "{said}");
+        home.nothing_is_left().await;
+    }
+}
+
+#[test]
+fn what_the_command_leaves_running_is_ended() {
+    let home = Home::new();
+    let (status, _, said) = home.sh("sleep 1h & exit 5");
+    assert_eq!(status, 5);
+    assert!(said.contains("left running"), "{said}");
+}
+
+/// Points podman at it in a root of its own, and says whether that is so.
+const CONFIGURE: [&str; 4] = ["--configure", "podman", "--configure-root", "root"];
+
+fn configured(home: &Home) -> bool {
+    home.path("root/etc/containers/registries.conf.d/050-standin.conf")
+        .exists()
+}
+
+fn listing(root: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut directories = vec![root.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path.clone());
+            }
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn clients_are_set_up_while_the_command_runs() {
+    let home = Home::new();
+    let before = listing(&home.path("root"));
+    let conf = home.path("root/etc/containers/registries.conf.d/050-standin.conf");
+    let script = format!(
+        "cat {} && grep -F $STANDIN_HOST {0} >/dev/null; exit 4",
+        conf.display()
+    );
+    let options = [
+        &CONFIGURE[..],
+        &["--registry", "quay.io=http://127.0.0.1:1"],
+    ]
+    .concat();
+    let args = [&options[..], &["--", "sh", "-c", &script]].concat();
+    let (status, printed, said) = home.run(&args);
+    assert_eq!(status, 4, "{said}");
+    assert!(printed.contains("quay.io"), "{printed}");
+    assert_eq!(
+        listing(&home.path("root")),
+        before,
+        "undone after a failure as well"
+    );
+    // One at a time.
+    let first = home.start(&options, "while :; do sleep 0.01; done").await;
+    let refused = home.command(&[&CONFIGURE[..], &["--", "true"]].concat());
+    let refused = { refused }.output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("another `standin run --configure`"), "{said}");
+    kill_process(Pid::from_child(&first), Signal::INT).unwrap();
+    assert_eq!(finish(&home, first).0, 130);
+    assert_eq!(listing(&home.path("root")), before);
+}
+
+#[tokio::test]
+async fn whoever_is_killed_takes_the_rest_along() {
+    for victim in ["run", "server", "guardian", "run and server"] {
+        let home = Home::new();
+        let before = listing(&home.path("root"));
+        let options = [
+            &CONFIGURE[..],
+            &["--registry", "quay.io=http://127.0.0.1:1"],
+        ]
+        .concat();
+        let mut run = home
+            .start(&options, "sleep 1h & while :; do sleep 0.01; done")
+            .await;
+        assert!(configured(&home), "{victim}");
+        let mut victims = Vec::new();
+        if victim.contains("run") {
+            victims.push(Pid::from_child(&run));
+        }
+        if victim.contains("server") {
+            victims.push(home.server_pid());
+        }
+        if victim == "guardian" {
+            victims.push(guardian(&home));
+        }
+        for victim in victims {
+            kill_process(victim, Signal::KILL).unwrap();
+        }
+        let mut said = String::new();
+        run.stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
+        let status = run.wait().unwrap();
+        home.nothing_is_left().await;
+        assert!(test_kill_process(home.started_pid()).is_err() || victim.contains("run"));
+        assert_eq!(listing(&home.path("root")), before, "{victim}: {said}");
+        if victim.contains("run") {
+            assert!(
+                said.contains("`standin run` was killed"),
+                "{victim}: {said}"
+            );
+        } else {
+            assert_eq!(status.code(), Some(1), "{victim}: {said}");
+            let part = if victim == "server" {
+                "registry"
+            } else {
+                victim
+            };
+            let told = format!("{part} ");
+            assert!(
+                said.contains(&told) && said.contains("the command was ended"),
+                "{said}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_is_killed_is_its_own_affair() {
+    let home = Home::new();
+    let run = home.start(&[], "while :; do sleep 0.01; done").await;
+    kill_process(home.started_pid(), Signal::KILL).unwrap();
+    let (status, _, said) = finish(&home, run);
+    assert_eq!(status, 137, "{said}");
+    assert!(said.contains("pulled 0 manifests"), "{said}");
+    home.nothing_is_left().await;
+}
+
+#[test]
+fn programs_without_a_setting_come_by_the_proxy() {
+    let home = Home::new();
+    let script = "echo $HTTPS_PROXY $http_proxy; echo $NO_PROXY; grep -c BEGIN $SSL_CERT_FILE; grep -F \"$(sed -n 2p $STANDIN_CA)\" \
+                  $SSL_CERT_FILE >/dev/null && echo trusted";
+    let mut command = home.command(&["--proxy-env", "--", "sh", "-c", script]);
+    command.env("NO_PROXY", "intra.example");
+    let (status, printed, said) = finish(&home, command.spawn().unwrap());
+    assert_eq!(status, 0, "{said}");
+    assert!(printed.starts_with("http://127.0.0.1:"), "{printed}");
+    assert!(
+        printed.contains("intra.example,localhost,127.0.0.1"),
+        "{printed}"
+    );
+    assert!(printed.ends_with("trusted\n"), "{printed}");
+}
+
+#[test]
+fn docker_finds_its_own_configuration_and_a_log_in() {
+    let home = Home::new();
+    fs::create_dir_all(home.path("home/.docker/cli-plugins")).unwrap();
+    fs::write(
+        home.path("home/.docker/config.json"),
+        r#"{"auths":{"quay.io":{"auth":"eDp5"}},"credsStore":"desktop"}"#,
+    )
+    .unwrap();
+    let script = "cat $DOCKER_CONFIG/config.json; ls -d $DOCKER_CONFIG/cli-plugins/.; \
+                  auth=$(sed -n \"/$STANDIN_HOST/,/auth/s/.*\\\"auth\\\": \\\"\\(.*\\)\\\".*/\\1/p\" $DOCKER_CONFIG/config.json); \
+                  curl -s -o /dev/null -w '%{http_code}' -H \"Authorization: Basic $auth\" $STANDIN_URL/v2/";
+    let args = [
+        "--docker-config",
+        "--user",
+        "ci:secret:write",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    let (status, printed, said) = home.run(&args);
+    assert_eq!(status, 0, "{said}");
+    for fragment in ["eDp5", "credHelpers", "cli-plugins/.", "127.0.0.1:"] {
+        assert!(printed.contains(fragment), "no {fragment} in {printed}");
+    }
+    assert!(printed.ends_with("200"), "{printed}");
+    let own = fs::read_to_string(home.path("home/.docker/config.json")).unwrap();
+    assert!(!own.contains("127.0.0.1"), "the user's own is left alone");
+}
+
+#[test]
+fn a_summary_says_what_was_pulled() {
+    let home = Home::new();
+    let fixture = concat!("oci:", env!("CARGO_MANIFEST_DIR"), "/fixtures/hello");
+    let script = "curl -sf -o /dev/null -H 'Accept: */*' $STANDIN_URL/v2/hello/manifests/latest";
+    let (status, _, said) = home.run(&["--seed", fixture, "--", "sh", "-c", script]);
+    assert_eq!(status, 0, "{said}");
+    assert!(
+        said.contains("pulled 1 manifests (1 pushed or seeded here"),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_script_runs_a_command_with_whichever_standin_there_is() {
+    let home = Home::new();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/with-registry");
+    let run = |args: &[&str]| {
+        let output = Command::new(script)
+            .args(args)
+            .env("STANDIN", env!("CARGO_BIN_EXE_standin"))
+            .env("TMPDIR", home.path("tmp"))
+            .env("STANDIN_NO_DEFAULT_REGISTRIES", "true")
+            .output()
+            .unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        (output.status.code().unwrap(), printed)
+    };
+    let (status, printed) = run(&["sh", "-c", "echo $STANDIN_URL; exit 3"]);
+    assert_eq!(status, 3);
+    assert!(printed.starts_with("http://127.0.0.1:"), "{printed}");
+    let (status, printed) = run(&["--proxy-env", "--", "sh", "-c", "echo $HTTPS_PROXY"]);
+    assert_eq!(status, 0);
+    assert!(printed.starts_with("http://127.0.0.1:"), "{printed}");
+    assert_eq!(run(&[]).0, 2);
+}
