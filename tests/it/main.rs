@@ -49,6 +49,7 @@ mod detach;
 mod disk;
 mod manual;
 mod metrics;
+mod relocate;
 mod report;
 mod run;
 mod seed;
