@@ -39,6 +39,11 @@ use assembly::Assembly;
 use ready::Ready;
 use reports::Reports;
 
+/// The registry on its data directory, for a command that serves nobody.
+pub(crate) fn offline(config: &Config) -> anyhow::Result<Assembly> {
+    Assembly::new(config, own_names(config, &config.listen))
+}
+
 /// Serves until SIGTERM or SIGINT, then drains: requests in flight may finish within `--grace`. A second signal ends the
 /// process at once.
 pub fn serve(config: Config) -> anyhow::Result<()> {

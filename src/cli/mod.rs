@@ -5,7 +5,9 @@
 mod ca;
 mod completions;
 mod configure;
+mod export;
 mod guard;
+mod interrupt;
 mod man;
 mod run;
 mod serve;
@@ -45,6 +47,8 @@ enum Command {
     Status(status::Arguments),
     /// Wait until a registry is ready
     Wait(wait::Arguments),
+    /// Write images to a layout or an archive, for the next job or another machine
+    Export(Box<export::Arguments>),
     /// Show the certificate authority that clients are to trust
     Ca(ca::Arguments),
     /// Point docker, containerd, podman, BuildKit, kind, the system or a shell at a standin that runs
@@ -69,6 +73,7 @@ impl Cli {
             Command::Stop(arguments) => arguments.run(),
             Command::Status(arguments) => arguments.run(),
             Command::Wait(arguments) => arguments.run(),
+            Command::Export(arguments) => arguments.run().map(done),
             Command::Ca(arguments) => arguments.run().map(done),
             Command::Configure(arguments) => arguments.run().map(done),
             Command::Completions(arguments) => arguments.run().map(done),

@@ -13,9 +13,11 @@ mod local;
 mod platform;
 mod remote;
 mod seed;
+mod served;
 mod source;
 mod verified;
 mod wanted;
+mod written;
 
 use std::{
     fs::{File, OpenOptions},
@@ -33,9 +35,11 @@ pub use local::Local;
 pub use platform::Platform;
 pub use remote::{Access, Remote, RemoteImages};
 pub use seed::{SeededImage, Seeder};
+pub use served::Served;
 pub use source::{Input, Layers, Seed, SeedName, Selector, Source};
 pub use verified::Verified;
 pub use wanted::{InvalidWanted, Wanted};
+pub use written::{DockerWriter, LayoutWriter, Names, Target};
 
 /// What an image is called, as far as its origin says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -16,6 +16,22 @@ pub struct Platform {
 }
 
 impl Platform {
+    /// What this program was built for, which this machine runs.
+    pub fn of_this_machine() -> Self {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            "powerpc64" => "ppc64le",
+            "x86" => "386",
+            other => other,
+        };
+        Self {
+            os: std::env::consts::OS.to_owned(),
+            architecture: architecture.to_owned(),
+            variant: None,
+        }
+    }
+
     /// Whether a child for `offered` is what somebody means who asks for this one.
     pub fn matches(&self, offered: &Self) -> bool {
         // All arm64 is v8, and few say so.

@@ -409,7 +409,7 @@ impl Origin for RemoteImages {
             roots.insert(digest, fetched.bytes);
             Ok(Image {
                 name: ImageName {
-                    repository: Some(wanted.name.clone()),
+                    repository: Some(self.remote.own(&wanted.name)),
                     tag: wanted.tag.clone(),
                 },
                 root,

@@ -67,6 +67,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("sha2", &["types"]),
     ("subtle", &["registry"]),
     ("tar", &["transfer"]),
+    ("zstd", &["transfer"]),
     ("toml_edit", &["clients", "job"]),
     ("uuid", &["types"]),
 ];

@@ -47,6 +47,7 @@ mod cli;
 mod configure;
 mod detach;
 mod disk;
+mod export;
 mod manual;
 mod metrics;
 mod relocate;

@@ -1,0 +1,46 @@
+//! SIGINT and SIGTERM for commands that carry something: they end it in order, a second one at once.
+
+use std::thread;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::transfer::Cancel;
+
+/// From now on a signal cancels, and the next one ends the process.
+///
+/// # Errors
+/// The system has no thread or signal to spare.
+pub(super) fn cancels(cancel: &Cancel) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("can't listen for signals")?;
+    let (mut terminate, mut interrupt) = {
+        let _inside = runtime.enter();
+        let listen = |kind| signal(kind).context("can't listen for signals");
+        (
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::interrupt())?,
+        )
+    };
+    let cancel = cancel.clone();
+    let waiting = thread::Builder::new().name("standin-signals".to_owned());
+    waiting
+        .spawn(move || {
+            runtime.block_on(async {
+                loop {
+                    tokio::select! {
+                        _ = terminate.recv() => {}
+                        _ = interrupt.recv() => {}
+                    }
+                    if cancel.is_cancelled() {
+                        std::process::exit(1);
+                    }
+                    cancel.cancel();
+                }
+            });
+        })
+        .context("can't listen for signals")?;
+    Ok(())
+}

@@ -1,0 +1,317 @@
+//! An OCI layout as a destination: a directory, or an archive of one.
+//!
+//! <https://github.com/opencontainers/image-spec/blob/main/image-layout.md>
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::{
+    Names,
+    archive::Target,
+    names,
+    staged::{Staged, beside, blob_name, copy, failed},
+};
+use crate::{
+    transfer::{Destination, Error, Open},
+    types::{Descriptor, Digest, Manifest, RepositoryName, Tag, manifest},
+};
+
+/// A layout that is being written.
+pub struct LayoutWriter {
+    place: Place,
+    staged: Staged,
+    names: Names,
+    parts: Mutex<Parts>,
+}
+
+enum Place {
+    /// It becomes this directory, which is not there yet.
+    New(PathBuf),
+    /// It is added to what this directory has.
+    Present(PathBuf),
+    Archive(Target),
+}
+
+#[derive(Default)]
+struct Parts {
+    /// What the index is to name, in the order of coming.
+    entries: Vec<Entry>,
+    /// What was put here, and is not merely in the directory already.
+    contents: BTreeSet<Digest>,
+}
+
+struct Entry {
+    root: Descriptor,
+    media_type: String,
+    /// `docker.io/library/app`, and the tag.
+    name: Option<(String, String)>,
+}
+
+impl LayoutWriter {
+    /// Into a directory: a new one, an empty one, or one that is a layout.
+    pub fn directory(path: &Path, names: Names) -> Result<Self, Error> {
+        let shown = path.display().to_string();
+        let refused = |why: String| Error::Destination {
+            place: shown.clone(),
+            why,
+        };
+        let (place, parent) = match fs::metadata(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                (Place::New(path.to_owned()), beside(path))
+            }
+            Err(error) => return Err(failed(&shown, &error)),
+            Ok(found) if !found.is_dir() => {
+                return Err(refused("it is there, and no directory".to_owned()));
+            }
+            Ok(_) => {
+                check_is_layout(path).map_err(refused)?;
+                (Place::Present(path.to_owned()), path.to_owned())
+            }
+        };
+        Ok(Self {
+            staged: Staged::below(&parent, &shown)?,
+            place,
+            names,
+            parts: Mutex::default(),
+        })
+    }
+
+    /// Into an archive.
+    pub fn archive(target: Target, names: Names) -> Result<Self, Error> {
+        Ok(Self {
+            staged: Staged::below(&target.beside(), &target.to_string())?,
+            place: Place::Archive(target),
+            names,
+            parts: Mutex::default(),
+        })
+    }
+
+    fn note(&self, digest: &Digest) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.contents.insert(digest.clone());
+    }
+
+    fn put(&self, content: &Descriptor, bytes: &[u8]) -> Result<(), Error> {
+        self.staged.bytes(&blob_name(&content.digest), bytes)?;
+        self.note(&content.digest);
+        Ok(())
+    }
+
+    /// What the directory's index says by now.
+    fn held_index(&self) -> Result<Option<Value>, Error> {
+        let Place::Present(path) = &self.place else {
+            return Ok(None);
+        };
+        let file = path.join(INDEX);
+        let shown = file.display().to_string();
+        let refused = |why: String| Error::Destination {
+            place: shown.clone(),
+            why,
+        };
+        let bytes = match fs::read(&file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(|error| failed(&shown, &error))?,
+        };
+        manifest::layout_index(&bytes).map_err(|error| refused(error.to_string()))?;
+        let index = serde_json::from_slice(&bytes);
+        index.map(Some).map_err(|error| refused(error.to_string()))
+    }
+
+    /// Moves what was put into the directory, and names it last.
+    fn add_to(&self, path: &Path, parts: &Parts) -> Result<(), Error> {
+        let here = |error| self.staged.failed(error);
+        for digest in &parts.contents {
+            let name = blob_name(digest);
+            let target = path.join(&name);
+            if let Some(parent) = target.parent() {
+                fs::create_dir_all(parent).map_err(here)?;
+            }
+            fs::rename(self.staged.path(&name), target).map_err(here)?;
+        }
+        for name in [VERSION, INDEX] {
+            fs::rename(self.staged.path(name), path.join(name)).map_err(here)?;
+        }
+        Ok(())
+    }
+
+    fn pack(&self, target: &Target, parts: &Parts) -> Result<(), Error> {
+        target.write(&self.staged, |archive| {
+            let mut made = BTreeSet::new();
+            let mut names: Vec<String> = parts.contents.iter().map(blob_name).collect();
+            names.sort_unstable();
+            for name in &names {
+                for (at, _) in name.match_indices('/') {
+                    if made.insert(name[..at].to_owned()) {
+                        archive.directory(&name[..at])?;
+                    }
+                }
+                archive.staged(name, name)?;
+            }
+            archive.staged(INDEX, INDEX)?;
+            archive.staged(VERSION, VERSION)
+        })
+    }
+}
+
+impl Destination for LayoutWriter {
+    fn has_blob(&self, _: &RepositoryName, blob: &Descriptor) -> Result<bool, Error> {
+        let name = blob_name(&blob.digest);
+        if self.staged.size(&name) == Some(blob.size) {
+            return Ok(true);
+        }
+        let Place::Present(path) = &self.place else {
+            return Ok(false);
+        };
+        let found = fs::metadata(path.join(name));
+        Ok(found.is_ok_and(|found| found.is_file() && found.len() == blob.size))
+    }
+
+    fn put_blob(
+        &self,
+        _: &RepositoryName,
+        blob: &Descriptor,
+        content: &Open<'_>,
+    ) -> Result<(), Error> {
+        self.staged.file(&blob_name(&blob.digest), |file| {
+            copy(blob, content, |piece| {
+                std::io::Write::write_all(file, piece)
+            })
+        })?;
+        self.note(&blob.digest);
+        Ok(())
+    }
+
+    fn put_manifest(
+        &self,
+        _: &RepositoryName,
+        manifest: &Descriptor,
+        bytes: &Bytes,
+    ) -> Result<(), Error> {
+        self.put(manifest, bytes)
+    }
+
+    fn put_image(
+        &self,
+        name: &RepositoryName,
+        tag: Option<&Tag>,
+        root: &Descriptor,
+        bytes: &Bytes,
+    ) -> Result<(), Error> {
+        self.put(root, bytes)?;
+        let declared = root.media_type.as_ref().map(|kind| kind.as_str());
+        let tag = self.names.tag.as_ref().or(tag);
+        let entry = Entry {
+            root: root.clone(),
+            media_type: Manifest::pulled(bytes, declared).media_type.to_string(),
+            name: tag.map(|tag| (names::full(name, &self.names.default), tag.to_string())),
+        };
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.entries.push(entry);
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<(), Error> {
+        let parts = std::mem::take(&mut *self.parts.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut index = self.held_index()?.unwrap_or_else(
+            || json!({"schemaVersion": 2, "mediaType": manifest::OCI_INDEX, "manifests": []}),
+        );
+        if let Some(Value::Array(manifests)) = index.get_mut("manifests") {
+            for entry in &parts.entries {
+                manifests.retain(|held| !entry.replaces(held));
+                manifests.push(entry.descriptor());
+            }
+        }
+        let index = serde_json::to_vec(&index).map_err(|error| self.staged.failed(error.into()))?;
+        self.staged.bytes(INDEX, &index)?;
+        self.staged
+            .bytes(VERSION, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        match &self.place {
+            Place::Archive(target) => self.pack(target, &parts),
+            Place::Present(path) => self.add_to(path, &parts),
+            Place::New(path) => {
+                fs::rename(self.staged.directory(), path).map_err(|error| self.staged.failed(error))
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn descriptor(&self) -> Value {
+        let mut descriptor = json!({
+            "mediaType": self.media_type,
+            "digest": self.root.digest.to_string(),
+            "size": self.root.size,
+        });
+        if let Some((name, tag)) = &self.name {
+            descriptor["annotations"] = json!({
+                NAME: format!("{name}:{tag}"),
+                REF_NAME: tag,
+            });
+        }
+        descriptor
+    }
+
+    /// Whether what an index names already is called the same; images without a name are the same if they are.
+    fn replaces(&self, held: &Value) -> bool {
+        let annotation = |key| {
+            held.get("annotations")
+                .and_then(|all| all.get(key)?.as_str())
+        };
+        match &self.name {
+            None => {
+                annotation(REF_NAME).is_none()
+                    && held.get("digest").and_then(Value::as_str)
+                        == Some(&*self.root.digest.to_string())
+            }
+            Some((name, tag)) => {
+                annotation(REF_NAME) == Some(tag)
+                    && annotation(NAME).is_none_or(|held| held == format!("{name}:{tag}"))
+            }
+        }
+    }
+}
+
+/// Whether an image may be added to a directory that is there; if not, why.
+fn check_is_layout(path: &Path) -> Result<(), String> {
+    let entries = fs::read_dir(path).map_err(|error| error.to_string())?;
+    let mut found = None;
+    for entry in entries {
+        let name = entry.map_err(|error| error.to_string())?.file_name();
+        let name = name.to_string_lossy().into_owned();
+        // What an export leaves that was killed.
+        if !name.starts_with(".standin-") {
+            found = Some(name);
+        }
+    }
+    let Some(found) = found else {
+        return Ok(());
+    };
+    let version = fs::read(path.join(VERSION)).ok();
+    let version: Option<Value> = version.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    match version.and_then(|version| {
+        version
+            .get("imageLayoutVersion")?
+            .as_str()
+            .map(str::to_owned)
+    }) {
+        Some(version) if version.starts_with("1.") => Ok(()),
+        Some(version) => Err(format!(
+            "it is an OCI layout of version {version:?}, which is not known"
+        )),
+        None => Err(format!(
+            "it is no OCI layout, but holds {found:?}: name a new directory, or an empty one"
+        )),
+    }
+}
+
+const VERSION: &str = "oci-layout";
+const INDEX: &str = "index.json";
+const NAME: &str = "io.containerd.image.name";
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
