@@ -128,7 +128,7 @@ async fn archives_depend_on_their_images_alone_and_docker_s_are_unpacked() {
     let docker = place.path().join("docker-archive-1.tar");
     let docker = docker.to_str().unwrap();
     let manifest: Value = serde_json::from_str(&listed(&["xOf", docker, "manifest.json"])).unwrap();
-    assert_eq!(manifest[0]["RepoTags"][0], "acme/hello:1");
+    assert_eq!(manifest[0]["RepoTags"][0], "docker.io/acme/hello:1");
     let layer = manifest[0]["Layers"][0].as_str().unwrap();
     assert!(layer.starts_with("d2ef864bbc67"), "{layer}");
     assert_eq!(names(place.path()).len(), 4);

@@ -196,7 +196,8 @@ impl Destination for DockerWriter {
         }
         let tag = self.names.tag.as_ref().or(tag);
         let full = names::full(name, &self.names.default);
-        let repo_tag = tag.map(|tag| format!("{}:{tag}", names::familiar(&full)));
+        // In full: podman takes a name without a registry for one of its own machine.
+        let repo_tag = tag.map(|tag| format!("{full}:{tag}"));
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let written = self.describe(bytes, &parts.blobs).map_err(refused)?;
         if let Some(repo_tag) = &repo_tag {

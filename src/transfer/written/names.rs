@@ -19,12 +19,6 @@ pub(super) fn full(name: &RepositoryName, default: &RegistryHost) -> String {
     }
 }
 
-/// As `docker images` shows it.
-pub(super) fn familiar(full: &str) -> &str {
-    let rest = full.strip_prefix("docker.io/");
-    rest.map_or(full, |rest| rest.strip_prefix("library/").unwrap_or(rest))
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -32,21 +26,17 @@ mod tests {
 
     #[test]
     fn names_are_spelled_out() {
-        for (name, spelled, shown) in [
-            ("app", "docker.io/library/app", "app"),
-            ("acme/app", "docker.io/acme/app", "acme/app"),
-            ("library/app", "docker.io/library/app", "app"),
-            ("docker.io/app", "docker.io/library/app", "app"),
-            ("quay.io/app", "quay.io/app", "quay.io/app"),
-            (
-                "localhost_5001/a/b",
-                "localhost:5001/a/b",
-                "localhost:5001/a/b",
-            ),
-            ("registry_5000/a", "registry:5000/a", "registry:5000/a"),
+        for (name, spelled) in [
+            ("app", "docker.io/library/app"),
+            ("acme/app", "docker.io/acme/app"),
+            ("library/app", "docker.io/library/app"),
+            ("docker.io/app", "docker.io/library/app"),
+            ("quay.io/app", "quay.io/app"),
+            ("localhost_5001/a/b", "localhost:5001/a/b"),
+            ("registry_5000/a", "registry:5000/a"),
         ] {
             let written = full(&name.parse().unwrap(), &RegistryHost::docker_hub());
-            assert_eq!((&*written, familiar(&written)), (spelled, shown));
+            assert_eq!(written, spelled);
         }
         let quay: RegistryHost = "quay.io".parse().unwrap();
         assert_eq!(full(&"app".parse().unwrap(), &quay), "quay.io/app");
