@@ -1,12 +1,11 @@
 //! What is to be seeded: each text is a SOURCE, or names a YAML file that lists them.
 //!
 //! ```yaml
-//! - docker-archive:base.tar             # a SOURCE, as on the command line; its path is relative to this file
-//! - source: docker://docker.io/library/alpine:3.20
+//! - oci-archive:base.tar                # a SOURCE, as on the command line; its path is relative to this file
+//! - source: oci:layouts/base
 //!   name: acme/base                     # what to call it, if not as the source does
 //!   tags: [latest, "3"]
 //!   platforms: [linux/amd64]            # of an index these only
-//!   layers: uncompressed                # of a docker archive, in place of gzip
 //! ```
 
 use std::{fmt, path::Path, sync::Arc};
@@ -138,7 +137,6 @@ fn set(seed: &mut Seed, key: &str, texts: &[String]) -> Result<(), String> {
     let first = texts.first().map_or("", String::as_str);
     match key {
         "name" => seed.name = Some(first.parse()?),
-        "layers" => seed.layers = Some(first.parse()?),
         "tags" => {
             let tags = texts.iter().map(|text| text.parse());
             let tags = tags.collect::<Result<_, crate::types::InvalidReference>>();
@@ -173,13 +171,12 @@ fn at(path: &Arc<Path>, line: u64, text: String) -> Given {
     }
 }
 
-const KEYS: [&str; 5] = ["source", "name", "tags", "platforms", "layers"];
+const KEYS: [&str; 4] = ["source", "name", "tags", "platforms"];
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::transfer::Layers;
 
     fn read(text: &str) -> Result<Vec<Seed>, String> {
         list(&Arc::from(Path::new("/lists/seed.yaml")), text)
@@ -189,7 +186,7 @@ mod tests {
     fn lists_of_sources() {
         let seeds = read(
             "- oci:a:1=x/y\n\
-             - name: acme/app\n  source: oci:../b\n  tags: [v1, latest]\n  platforms: linux/amd64\n  layers: uncompressed\n",
+             - name: acme/app\n  source: oci:../b\n  tags: [v1, latest]\n  platforms: linux/amd64\n",
         )
         .unwrap();
         let source = |dir: &str, tag: Option<&str>| Source::Layout {
@@ -205,7 +202,6 @@ mod tests {
                 name: Some("acme/app".parse().unwrap()),
                 tags: ["v1", "latest"].map(|tag| tag.parse().unwrap()).into(),
                 platforms: vec!["linux/amd64".parse().unwrap()],
-                layers: Some(Layers::Uncompressed),
                 ..Seed::new(source("/lists/../b", None))
             },
         ];
@@ -233,10 +229,6 @@ mod tests {
                 "line 2: tags: \".x\" is no tag",
             ),
             ("- source: [oci:a]\n", "takes one value"),
-            (
-                "- source: oci:a\n  layers: zstd\n",
-                "neither gzip nor uncompressed",
-            ),
             ("- source: oci:a\n  platforms: amd64\n", "is no platform"),
             ("- source: oci:a\n  source: oci:b\n", "is there twice"),
             (

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::{
     Error, Image, ImageName, Origin,
     files::{Directory, Files, read, required},
+    tarball::Tarball,
 };
 use crate::types::{Descriptor, Digest, Manifest, Role, manifest};
 
@@ -28,6 +29,12 @@ impl Layout<Directory> {
         manifest_limit: usize,
     ) -> Result<Self, Error> {
         Self::open(Directory::open(path)?, manifest_limit)
+    }
+}
+
+impl Layout<Tarball> {
+    pub(super) fn in_archive(path: &std::path::Path, manifest_limit: usize) -> Result<Self, Error> {
+        Self::open(Tarball::open(path)?, manifest_limit)
     }
 }
 

@@ -38,20 +38,10 @@ impl Seeder<'_> {
                 let layout = Layout::in_directory(dir, self.pace.manifest_limit)?;
                 self.layout(seed, &layout, tag.as_ref(), done)
             }
-            Source::OciArchive { input, .. } | Source::DockerArchive { input, .. } => {
-                Err(Error::Origin {
-                    place: input.to_string(),
-                    why: "archives are not seeded yet: unpack it, and seed oci:DIR".to_owned(),
-                })
+            Source::OciArchive { file, tag } => {
+                let layout = Layout::in_archive(file, self.pace.manifest_limit)?;
+                self.layout(seed, &layout, tag.as_ref(), done)
             }
-            Source::Registry { name, .. } => Err(Error::Origin {
-                place: name.to_string(),
-                why: "registries are not seeded from yet".to_owned(),
-            }),
-            Source::ContainersStorage(name) | Source::DockerDaemon(name) => Err(Error::Origin {
-                place: name.clone(),
-                why: "clients are not seeded from yet".to_owned(),
-            }),
         }
     }
 

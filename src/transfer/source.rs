@@ -1,9 +1,9 @@
-//! What can be seeded, as somebody writes it: `oci:DIR[:TAG]` and its like, by skopeo's names of transports.
+//! What can be seeded, as somebody writes it: `oci:DIR[:TAG]` and its like, by skopeo's names of them.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use super::{Choice, Platform};
-use crate::types::{Digest, InvalidName, RegistryHost, RepositoryName, Tag, digest::shown};
+use crate::types::{InvalidName, RegistryHost, RepositoryName, Tag, digest::shown};
 
 /// Images to be put into a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +15,6 @@ pub struct Seed {
     pub tags: Vec<Tag>,
     /// The only platforms of an index to take; all if there are none.
     pub platforms: Vec<Platform>,
-    pub layers: Option<Layers>,
 }
 
 /// Where images are.
@@ -23,46 +22,8 @@ pub struct Seed {
 pub enum Source {
     /// An OCI layout, and the only one of its images to take, as its index names it.
     Layout { dir: PathBuf, tag: Option<Tag> },
-    /// An OCI layout in a tar archive.
-    OciArchive { input: Input, tag: Option<Tag> },
-    /// What `docker save` writes.
-    DockerArchive {
-        input: Input,
-        image: Option<Selector>,
-    },
-    /// A registry's image, had through the destination.
-    Registry {
-        name: SeedName,
-        digest: Option<Digest>,
-    },
-    /// An image of podman's, by its own name for it.
-    ContainersStorage(String),
-    /// An image of a docker daemon's, by its own name for it.
-    DockerDaemon(String),
-}
-
-/// Where an archive is read from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Input {
-    /// Absolute.
-    File(PathBuf),
-    Stdin,
-}
-
-/// One of a docker archive's images.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Selector {
-    Name(SeedName),
-    /// `@N`, from 0 on.
-    Index(usize),
-}
-
-/// What becomes of a docker archive's layers that are not compressed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Layers {
-    #[default]
-    Gzip,
-    Uncompressed,
+    /// An OCI layout in a tar archive, absolute.
+    OciArchive { file: PathBuf, tag: Option<Tag> },
 }
 
 /// A name as a client of ours would write it; which registry it belongs to is decided where all names are.
@@ -80,7 +41,6 @@ impl Seed {
             name: None,
             tags: Vec::new(),
             platforms: Vec::new(),
-            layers: None,
         }
     }
 
@@ -116,9 +76,6 @@ impl Source {
         text: &str,
         path: impl Fn(&str) -> Result<PathBuf, String>,
     ) -> Result<Self, String> {
-        if let Some(name) = text.strip_prefix("docker://") {
-            return Self::registry(text, name);
-        }
         let Some((transport, rest)) = text.split_once(':') else {
             return Err(unknown(text));
         };
@@ -130,11 +87,6 @@ impl Source {
             let tag = detail.map(str::parse::<Tag>).transpose();
             tag.map_err(|error| error.to_string())
         };
-        let file = |what: &str| match place {
-            "" => Err(format!("{} names no file: a SOURCE is {what}", shown(text))),
-            "-" => Ok(Input::Stdin),
-            place => Ok(Input::File(path(place)?)),
-        };
         match transport {
             "oci" if place.is_empty() => Err(format!(
                 "{} names no directory: a SOURCE is oci:DIR[:TAG]",
@@ -144,100 +96,25 @@ impl Source {
                 tag: tag(detail)?,
                 dir: path(place)?,
             }),
+            "oci-archive" if place.is_empty() => Err(format!(
+                "{} names no file: a SOURCE is oci-archive:FILE[:TAG]",
+                shown(text)
+            )),
             "oci-archive" => Ok(Self::OciArchive {
                 tag: tag(detail)?,
-                input: file("oci-archive:FILE[:TAG]")?,
+                file: path(place)?,
             }),
-            "docker-archive" => Ok(Self::DockerArchive {
-                image: detail.map(str::parse).transpose()?,
-                input: file("docker-archive:FILE[:NAME]")?,
-            }),
-            "containers-storage" | "docker-daemon" if rest.is_empty() || rest.starts_with('-') => {
-                Err(format!(
-                    "{} names no image: a SOURCE is {transport}:NAME[:TAG]",
-                    shown(text)
-                ))
-            }
-            "containers-storage" => Ok(Self::ContainersStorage(rest.to_owned())),
-            "docker-daemon" => Ok(Self::DockerDaemon(rest.to_owned())),
             _ => Err(unknown(text)),
         }
-    }
-
-    fn registry(text: &str, name: &str) -> Result<Self, String> {
-        let (name, digest) = match name.split_once('@') {
-            Some((name, digest)) => {
-                let digest = digest.parse::<Digest>();
-                (name, Some(digest.map_err(|error| error.to_string())?))
-            }
-            None => (name, None),
-        };
-        if name.is_empty() {
-            return Err(format!(
-                "{} names no image: a SOURCE is docker://NAME[:TAG]",
-                shown(text)
-            ));
-        }
-        Ok(Self::Registry {
-            name: name.parse()?,
-            digest,
-        })
     }
 }
 
 fn unknown(text: &str) -> String {
     format!(
-        "{} cannot be seeded: a SOURCE is oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME], docker://NAME, \
-         containers-storage:NAME, docker-daemon:NAME, optionally with =NAME[:TAG] behind it, or a list of them, FILE.yaml",
+        "{} cannot be seeded: a SOURCE is oci:DIR[:TAG] or oci-archive:FILE[:TAG], an OCI layout, optionally with \
+         =NAME[:TAG] behind it, or a list of them, FILE.yaml",
         shown(text)
     )
-}
-
-impl fmt::Display for Input {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => path.display().fmt(f),
-            Self::Stdin => f.write_str("standard input"),
-        }
-    }
-}
-
-impl FromStr for Selector {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        match s.strip_prefix('@') {
-            Some(index) => match index.parse() {
-                Ok(index) => Ok(Self::Index(index)),
-                Err(_) => Err(format!(
-                    "{} is no image of an archive: write its NAME[:TAG], or @0 for its first one",
-                    shown(s)
-                )),
-            },
-            None => s.parse().map(Self::Name),
-        }
-    }
-}
-
-impl fmt::Display for Selector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name(name) => name.fmt(f),
-            Self::Index(index) => write!(f, "@{index}"),
-        }
-    }
-}
-
-impl FromStr for Layers {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        match s {
-            "gzip" => Ok(Self::Gzip),
-            "uncompressed" => Ok(Self::Uncompressed),
-            other => Err(format!("{} is neither gzip nor uncompressed", shown(other))),
-        }
-    }
 }
 
 impl FromStr for SeedName {
@@ -294,7 +171,6 @@ mod tests {
     #[test]
     fn sources() {
         let tag = |tag: &str| Some(tag.parse().unwrap());
-        let file = |path: &str| Input::File(path.into());
         for (text, expected) in [
             (
                 "oci:a/b:v1",
@@ -306,45 +182,9 @@ mod tests {
             (
                 "oci-archive:a.tar",
                 Source::OciArchive {
-                    input: file("/w/a.tar"),
+                    file: "/w/a.tar".into(),
                     tag: None,
                 },
-            ),
-            (
-                "docker-archive:-",
-                Source::DockerArchive {
-                    input: Input::Stdin,
-                    image: None,
-                },
-            ),
-            (
-                "docker-archive:a.tar:acme/app:1",
-                Source::DockerArchive {
-                    input: file("/w/a.tar"),
-                    image: Some(Selector::Name("acme/app:1".parse().unwrap())),
-                },
-            ),
-            (
-                "docker-archive:a.tar:@2",
-                Source::DockerArchive {
-                    input: file("/w/a.tar"),
-                    image: Some(Selector::Index(2)),
-                },
-            ),
-            (
-                "docker://quay.io/acme/app:1",
-                Source::Registry {
-                    name: "quay.io/acme/app:1".parse().unwrap(),
-                    digest: None,
-                },
-            ),
-            (
-                "containers-storage:localhost/app:1",
-                Source::ContainersStorage("localhost/app:1".to_owned()),
-            ),
-            (
-                "docker-daemon:app:1",
-                Source::DockerDaemon("app:1".to_owned()),
             ),
         ] {
             assert_eq!(parse(text).unwrap().source, expected, "{text}");
@@ -354,17 +194,12 @@ mod tests {
         }
         for (bad, fragment) in [
             ("", "cannot be seeded"),
-            ("app.tar", "docker-archive:FILE"),
+            ("app.tar", "oci-archive:FILE"),
+            ("docker-archive:app.tar", "cannot be seeded"),
             ("dir:x", "cannot be seeded"),
             ("oci:", "names no directory"),
             ("oci:a:b:c", "no tag"),
             ("oci-archive:", "names no file"),
-            ("docker-archive:a:@x", "@0"),
-            ("docker-archive:a:App", "no repository name"),
-            ("docker://", "names no image"),
-            ("docker://a@sha256:1", "sha256"),
-            ("docker-daemon:", "names no image"),
-            ("docker-daemon:--output", "names no image"),
             ("oci:a=b@sha256:1", "holds a digest"),
         ] {
             let message = parse(bad).unwrap_err();

@@ -165,3 +165,47 @@ async fn a_source_that_is_none_is_refused_by_name() {
         assert!(said.contains(fragment), "{source}: {said}");
     }
 }
+
+#[tokio::test]
+async fn an_archive_of_a_layout_is_seeded_as_the_layout_is() {
+    let first = TestRegistry::builder().args(["--seed".to_owned(), source("multi")]);
+    let (data, archive) = (first.data(), first.home().join("handed-on.tar"));
+    let registry = first.start().await;
+    let pulled = registry.client().get_manifest("multi", "latest").await;
+    let digest = pulled
+        .expect(200)
+        .header("docker-content-digest")
+        .to_owned();
+    let _first = registry.stop().await;
+    let exported = std::process::Command::new(env!("CARGO_BIN_EXE_standin"))
+        .args(["export", "--offline", "--data", data.to_str().unwrap()])
+        .args([
+            "multi:latest",
+            &format!("oci-archive:{}", archive.display()),
+        ])
+        .env_clear()
+        .output()
+        .unwrap();
+    assert!(exported.status.success(), "{exported:?}");
+
+    let seed = |path: &std::path::Path| format!("oci-archive:{}", path.display());
+    let second = TestRegistry::builder().args(["--seed".to_owned(), seed(&archive)]);
+    let registry = second.start().await;
+    let pulled = registry.client().get_manifest("multi", "latest").await;
+    let pulled = pulled.expect(200);
+    assert_eq!(pulled.header("docker-content-digest"), digest);
+    registry.store().assert_sound();
+    registry.stop().await;
+
+    // One that was cut off is named, and nothing of it is held.
+    let whole = std::fs::read(&archive).unwrap();
+    for length in [whole.len() / 2, 700] {
+        std::fs::write(&archive, &whole[..length]).unwrap();
+        let third = TestRegistry::builder().args(["--seed".to_owned(), seed(&archive)]);
+        let store = third.store();
+        let (status, said) = third.fails_to_start().await;
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains("handed-on.tar"), "{said}");
+        assert_eq!(store.below("namespaces"), Default::default(), "{said}");
+    }
+}
