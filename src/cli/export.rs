@@ -6,17 +6,15 @@ use anyhow::{Context as _, ensure};
 use clap::Args;
 use serde::Serialize;
 
-use super::{interrupt, serve};
+use super::{interrupt, reach, serve};
 use crate::{
     app,
-    config::{Config, Directories, Flags, Key, Sources},
-    job::{Instance, READY_FILE},
+    config::{Config, Flags, Key, Sources},
     transfer::{
-        Access, Cancel, Choice, Destination, DockerWriter, LayoutWriter, Names, Origin, Pace,
-        Platform, Remote, Served, Target, Walk, Wanted,
+        Cancel, Choice, Destination, DockerWriter, LayoutWriter, Names, Origin, Pace, Platform,
+        Remote, Served, Target, Walk, Wanted,
     },
     types::{RegistryHost, Tag, UpstreamUrl, manifest::MANIFEST_LIMIT},
-    upstream::{Login, Trust},
 };
 
 #[derive(Args, Debug)]
@@ -139,39 +137,15 @@ impl Arguments {
     }
 
     fn origin(self) -> anyhow::Result<From> {
-        if let Some(url) = self.from {
-            let trust = match self.ca {
-                None => Trust::default(),
-                Some(file) => {
-                    let pem = std::fs::read(&file)
-                        .with_context(|| format!("cannot read {}", file.display()))?;
-                    Trust::default()
-                        .with_authorities(&pem)
-                        .map_err(|why| anyhow::anyhow!("{}: {why}", file.display()))?
-                }
-            };
-            let login = self.user.as_deref().map(login).transpose()?;
-            let access = Access {
-                trust,
-                login,
-                authfiles: None,
-            };
-            return Ok(From::Remote(Remote::new(&url, access)?));
+        if let Some(url) = &self.from {
+            let remote = reach::remote(url, self.ca.as_deref(), self.user.as_deref())?;
+            return Ok(From::Remote(remote));
         }
         let flags = self.directories.add_to(Flags::new(self.file.config));
         let flags = flags.with(Key::Offline, self.offline.then(|| "true".to_owned()));
         let sources = Sources::read(flags, std::env::vars_os().collect())?;
-        let Directories { data, state } = Directories::from_sources(&sources)?;
-        match running(&state.join(READY_FILE), &data)? {
-            Some(instance) => {
-                let login = instance.user.zip(instance.password);
-                let access = Access {
-                    login: login.map(|(user, password)| Login::Password { user, password }),
-                    ..Access::default()
-                };
-                let url: UpstreamUrl = instance.http.parse()?;
-                Ok(From::Remote(Remote::new(&url, access)?))
-            }
+        match reach::running(&sources)? {
+            Some(remote) => Ok(From::Remote(remote)),
             None => Ok(From::Data(Box::new(Config::from_sources(&sources)?))),
         }
     }
@@ -181,25 +155,6 @@ impl Arguments {
 enum From {
     Remote(Remote),
     Data(Box<Config>),
-}
-
-/// The standin that works on `data` now.
-fn running(ready_file: &Path, data: &Path) -> anyhow::Result<Option<Instance>> {
-    let Some(instance) = Instance::read(ready_file)? else {
-        return Ok(None);
-    };
-    let same = instance.data == data && instance.process()?.is_some();
-    Ok(same.then_some(instance))
-}
-
-fn login(text: &str) -> anyhow::Result<Login> {
-    let (user, password) = text
-        .split_once(':')
-        .context("--user is written NAME:PASSWORD")?;
-    Ok(Login::Password {
-        user: user.to_owned(),
-        password: password.to_owned(),
-    })
 }
 
 /// Where images go.

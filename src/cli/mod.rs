@@ -9,7 +9,9 @@ mod export;
 mod guard;
 mod interrupt;
 mod man;
+mod reach;
 mod run;
+mod seed;
 mod serve;
 mod status;
 mod stop;
@@ -47,6 +49,8 @@ enum Command {
     Status(status::Arguments),
     /// Wait until a registry is ready
     Wait(wait::Arguments),
+    /// Put images from layouts and archives into a registry that runs, or into a data directory
+    Seed(Box<seed::Arguments>),
     /// Write images to a layout or an archive, for the next job or another machine
     Export(Box<export::Arguments>),
     /// Show the certificate authority that clients are to trust
@@ -73,6 +77,7 @@ impl Cli {
             Command::Stop(arguments) => arguments.run(),
             Command::Status(arguments) => arguments.run(),
             Command::Wait(arguments) => arguments.run(),
+            Command::Seed(arguments) => arguments.run().map(done),
             Command::Export(arguments) => arguments.run().map(done),
             Command::Ca(arguments) => arguments.run().map(done),
             Command::Configure(arguments) => arguments.run().map(done),

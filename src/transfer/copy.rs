@@ -343,10 +343,14 @@ impl Walk<'_> {
         };
         match self.destination.put_blob(name, blob, &open) {
             Ok(()) => Ok(true),
-            Err(error @ (Error::Origin { .. } | Error::Interrupted)) => Err(error),
+            Err(Error::Interrupted) => Err(Error::Interrupted),
             Err(error) => {
                 let fault = fault.into_inner().unwrap_or_else(PoisonError::into_inner);
                 if let Some(why) = fault {
+                    return Err(self.wrong(blob, why));
+                }
+                // In the destination's words it has no file's name.
+                if let Error::Origin { why, .. } = error {
                     return Err(self.wrong(blob, why));
                 }
                 // Whose fault is it? A destination refuses bytes of another digest in words of its own.

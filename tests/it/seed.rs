@@ -209,3 +209,99 @@ async fn an_archive_of_a_layout_is_seeded_as_the_layout_is() {
         assert_eq!(store.below("namespaces"), Default::default(), "{said}");
     }
 }
+
+fn seed(args: &[&str]) -> std::process::Output {
+    std::process::Command::new(env!("CARGO_BIN_EXE_standin"))
+        .arg("seed")
+        .args(args)
+        .env_clear()
+        .output()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn seed_goes_to_the_one_that_runs_to_a_url_or_into_the_directory() {
+    let (digest, _) = manifest_of("hello");
+    let builder = TestRegistry::builder();
+    let (data, state) = (builder.data(), builder.state());
+    let at = [
+        "--data",
+        data.to_str().unwrap(),
+        "--state",
+        state.to_str().unwrap(),
+    ];
+    let told = |output: std::process::Output| {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+
+    // Nobody runs: into the directory.
+    let before = source("hello") + "=acme/before:1";
+    let output = seed(&[&at[..], &[&before]].concat());
+    assert_eq!(told(output), format!("acme/before:1 {digest}\n"));
+
+    // One runs on it: to that one, which would not share it.
+    let registry = builder.start().await;
+    let client = registry.client();
+    let pulled = client.get_manifest("acme/before", "1").await.expect(200);
+    assert_eq!(pulled.header("docker-content-digest"), digest);
+    let amid = source("hello") + "=acme/amid:1";
+    let output = told(seed(&[&at[..], &["--json", &amid]].concat()));
+    let json: Value = serde_json::from_str(&output).unwrap();
+    assert_eq!(json[0]["name"], "acme/amid:1");
+    assert_eq!(json[0]["digest"], digest.as_str());
+    let pulled = client.get_manifest("acme/amid", "1").await.expect(200);
+    assert_eq!(pulled.header("docker-content-digest"), digest);
+
+    // By its URL, over TLS; what is there is not sent again.
+    let url = format!("https://{}", registry.address());
+    let to = [
+        "--to",
+        &url,
+        "--ca",
+        registry.ca().to_str().unwrap(),
+        "--json",
+    ];
+    let again = source("hello") + "=acme/amid:2";
+    let json: Value = serde_json::from_str(&told(seed(&[&to[..], &[&again]].concat()))).unwrap();
+    assert_eq!(json[0]["bytes"], 0, "{json}");
+    client.get_manifest("acme/amid", "2").await.expect(200);
+    let registry = registry.restart().await;
+    registry.store().assert_sound();
+}
+
+#[tokio::test]
+async fn what_can_not_be_seeded_leaves_nothing() {
+    let registry = TestRegistry::builder()
+        .args(["--user", "ci:secret:write"])
+        .start()
+        .await;
+    let url = format!("http://{}", registry.address());
+    let hello = source("hello");
+    let damaged = source("corrupt-layer");
+    for (args, status, fragment) in [
+        (vec!["docker-archive:x.tar"], 2, "cannot be seeded"),
+        (
+            vec!["--to", &url, "oci:/no/such/layout"],
+            1,
+            "/no/such/layout",
+        ),
+        (vec!["--to", &url, "--user", "ci:wrong", &hello], 1, "401"),
+        (
+            vec!["--to", &url, "--user", "ci:secret", &damaged],
+            1,
+            "corrupt",
+        ),
+        (vec!["--to", "http://127.0.0.1:9", &hello], 1, "127.0.0.1:9"),
+    ] {
+        let output = seed(&args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{args:?}: {said}");
+        assert!(said.contains(fragment), "{args:?}: {said}");
+        // Blobs that came whole before the damaged one may stay, as of any push; no image is there.
+        let visible = registry.store().visible();
+        let image = |key: &&String| key.contains("/_manifests/") || key.contains("/_tags/");
+        assert_eq!(visible.iter().find(image), None, "{args:?}");
+    }
+}
