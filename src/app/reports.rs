@@ -1,6 +1,11 @@
 //! What is told of a job: live, and when it is over.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 
@@ -19,6 +24,7 @@ pub(super) struct Reports {
     registry: Registry,
     files: Vec<ReportFile>,
     step_summary: Option<PathBuf>,
+    to_stdout: bool,
 }
 
 impl Reports {
@@ -37,6 +43,7 @@ impl Reports {
             registry: registry.clone(),
             files: config.reports.clone(),
             step_summary: config.step_summary.clone(),
+            to_stdout: config.report_to_stdout,
         })
     }
 
@@ -102,6 +109,12 @@ impl Reports {
             log::warn!(
                 "the report is not in the step's summary, {summary} (GITHUB_STEP_SUMMARY): {error}"
             );
+        }
+        if self.to_stdout
+            && let Ok(report) = serde_json::to_string(&report)
+        {
+            // Whoever has started us may have been killed.
+            let _ = writeln!(io::stdout(), "{report}");
         }
         failed
     }

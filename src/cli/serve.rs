@@ -21,6 +21,9 @@ pub(super) struct Arguments {
     /// What --detach starts.
     #[arg(long, hide = true)]
     detached: bool,
+    /// What `standin run` starts: the report is told to it as JSON, behind the ready line.
+    #[arg(long, hide = true)]
+    tells_report: bool,
 }
 
 // No flag has a default or reads a variable by clap: which place wins, and what is told about it, is `config`'s.
@@ -181,7 +184,8 @@ impl Arguments {
             arguments: flags.arguments(),
             ..Start::default()
         };
-        let config = configured(flags)?;
+        let mut config = configured(flags)?;
+        config.report_to_stdout = self.tells_report;
         if let Some(problem) = config.ready_file.as_deref().and_then(super::run::taken) {
             anyhow::bail!(problem);
         }

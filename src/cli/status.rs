@@ -15,13 +15,16 @@ pub(super) struct Arguments {
     /// Print it as JSON
     #[arg(long)]
     json: bool,
+    /// Ask as this user, where reading takes one{n}[default: the user that standin has made up]
+    #[arg(long, value_name = "NAME:PASSWORD")]
+    user: Option<String>,
 }
 
 impl Arguments {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let file = self.which.ready_file()?;
         let status = match Instance::read(&file)? {
-            Some(instance) => Status::of(&instance),
+            Some(instance) => Status::of(&instance, self.user.as_deref()),
             None => Status::down(format!("there is no ready file {}", file.display())),
         };
         if self.json {
@@ -42,4 +45,4 @@ The exit status is 0 if it answers, else 1.
 
 Examples:
   standin status
-  standin status --json | jq .pulls.upstream";
+  standin status --json | jq .report.totals.pulls";

@@ -96,6 +96,8 @@ pub struct Config {
     pub reports: Vec<ReportFile>,
     /// Where a GitHub step collects what it shows for a summary.
     pub step_summary: Option<PathBuf>,
+    /// Whoever has started us reads the report as well, as JSON in one line behind the ready line.
+    pub report_to_stdout: bool,
     pub limits: Limits,
     /// Where CONNECT may lead, and by which proxy.
     pub tunnels: TunnelOptions,
@@ -203,6 +205,7 @@ impl Config {
                 .ambient("GITHUB_STEP_SUMMARY")
                 .filter(|path| !path.is_empty())
                 .map(PathBuf::from),
+            report_to_stdout: false,
             limits: Limits::from_sources(sources)?,
             tunnels: tunnels::tunnels(sources)?,
         })

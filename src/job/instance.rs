@@ -88,7 +88,7 @@ impl Instance {
     /// # Errors
     /// Why there is no such answer, as a person reads it.
     pub fn ask(&self, path: &str) -> Result<String, String> {
-        ask(&self.http, path)
+        expect(&self.http, path)
     }
 
     /// SIGTERM, and the wait until it has drained and ended.
@@ -144,7 +144,9 @@ impl Instance {
     /// # Errors
     /// Why it does not, once `patience` is over.
     pub fn await_answer(url: &ExternalUrl, patience: Duration) -> anyhow::Result<()> {
-        until(patience, || ask(&url.to_string(), "/healthz").map(|_| ()))
+        until(patience, || {
+            expect(&url.to_string(), "/healthz").map(|_| ())
+        })
     }
 }
 
@@ -165,16 +167,44 @@ fn until<T>(patience: Duration, not_yet: impl Fn() -> Result<T, String>) -> anyh
     }
 }
 
-/// GETs `path` from an `http://` URL; anything but 200 is an error.
-pub(super) fn ask(url: &str, path: &str) -> Result<String, String> {
+/// What an `http://` URL was answered with.
+pub(super) enum Answer {
+    /// 200, with that text.
+    Ok(String),
+    /// Another status.
+    Refused(u16),
+}
+
+impl Answer {
+    /// What is wrong with it, if there is anything but 200 to be expected.
+    pub(super) fn problem(&self, url: &str, path: &str) -> String {
+        let status = match self {
+            Self::Ok(_) => 200,
+            Self::Refused(status) => *status,
+        };
+        format!("{url} answers {path} with {status}: is that standin?")
+    }
+}
+
+/// GETs `path` from an `http://` URL.
+///
+/// # Errors
+/// Why there is no answer, as a person reads it.
+pub(super) fn ask(url: &str, path: &str, authorization: Option<&str>) -> Result<Answer, String> {
     let url: ExternalUrl = url
         .parse()
         .map_err(|error: <ExternalUrl as std::str::FromStr>::Err| error.to_string())?;
-    match probe::get(url.host(), url.port(), path, None)? {
-        (200, body) => Ok(body),
-        (status, _) => Err(format!(
-            "{url} answers {path} with {status}: is that standin?"
-        )),
+    match probe::get(url.host(), url.port(), path, authorization)? {
+        (200, body) => Ok(Answer::Ok(body)),
+        (status, _) => Ok(Answer::Refused(status)),
+    }
+}
+
+/// GETs `path` from an `http://` URL; anything but 200 is an error.
+fn expect(url: &str, path: &str) -> Result<String, String> {
+    match ask(url, path, None)? {
+        Answer::Ok(body) => Ok(body),
+        refused @ Answer::Refused(_) => Err(refused.problem(url, path)),
     }
 }
 

@@ -11,6 +11,7 @@ mod process;
 pub mod report;
 mod run;
 mod server;
+mod signals;
 mod status;
 
 pub use self::{
@@ -21,5 +22,5 @@ pub use self::{
     process::{Process, start_of},
     run::{Run, guard},
     server::Start,
-    status::{Counts, Status},
+    status::Status,
 };

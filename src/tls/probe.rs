@@ -18,10 +18,21 @@ use rustls::{
 /// # Errors
 /// What was in the way, as a person reads it. No answer within a few seconds is one of them.
 pub fn status(host: &str, port: u16, path: &str, authorities: Option<&str>) -> Result<u16, String> {
-    Ok(get(host, port, path, authorities)?.0)
+    let asked = Asked {
+        host,
+        port,
+        path,
+        authorization: None,
+    };
+    let stream = connect(host, port)?;
+    let (status, _) = match authorities {
+        None => asked.of(stream),
+        Some(authorities) => asked.of(secured(stream, host, authorities)?),
+    }?;
+    Ok(status)
 }
 
-/// As [`status`], with the body.
+/// GETs `path` from `host:port` in the clear, with that `Authorization`. Answers the status and the body.
 ///
 /// # Errors
 /// As for [`status`]; a body that is no text, or too long.
@@ -29,8 +40,18 @@ pub fn get(
     host: &str,
     port: u16,
     path: &str,
-    authorities: Option<&str>,
+    authorization: Option<&str>,
 ) -> Result<(u16, String), String> {
+    let asked = Asked {
+        host,
+        port,
+        path,
+        authorization,
+    };
+    asked.of(connect(host, port)?)
+}
+
+fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
     let bare = host.trim_matches(['[', ']']);
     let unreachable = |error: io::Error| format!("{host}:{port} cannot be reached: {error}");
     let addresses = (bare, port).to_socket_addrs().map_err(unreachable)?;
@@ -45,9 +66,14 @@ pub fn get(
     for set in [TcpStream::set_read_timeout, TcpStream::set_write_timeout] {
         set(&stream, Some(PATIENCE)).map_err(unreachable)?;
     }
-    let Some(authorities) = authorities else {
-        return ask(stream, host, port, path);
-    };
+    Ok(stream)
+}
+
+fn secured(
+    stream: TcpStream,
+    host: &str,
+    authorities: &str,
+) -> Result<StreamOwned<ClientConnection, TcpStream>, String> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(authorities.as_bytes()) {
         let certificate =
@@ -62,47 +88,60 @@ pub fn get(
         .map_err(|error| error.to_string())?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let name = ServerName::try_from(bare.to_owned()).map_err(|error| error.to_string())?;
+    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
+        .map_err(|error| error.to_string())?;
     let client =
         ClientConnection::new(Arc::new(config), name).map_err(|error| error.to_string())?;
-    ask(StreamOwned::new(client, stream), host, port, path)
+    Ok(StreamOwned::new(client, stream))
 }
 
-fn ask(
-    mut stream: impl Read + Write,
-    host: &str,
+struct Asked<'a> {
+    host: &'a str,
     port: u16,
-    path: &str,
-) -> Result<(u16, String), String> {
-    let failed = |error: io::Error| format!("{host}:{port} does not answer as it should: {error}");
-    // Of version 1.0, so that the body comes as it is, up to the end of the connection.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {host}:{port}\r\n\r\n");
-    stream.write_all(request.as_bytes()).map_err(failed)?;
-    let mut answer = Vec::new();
-    match stream.take(LARGEST).read_to_end(&mut answer) {
-        // A server that ends TLS without saying so: the length tells whether all is there.
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
-        other => {
-            other.map_err(failed)?;
+    path: &'a str,
+    authorization: Option<&'a str>,
+}
+
+impl Asked<'_> {
+    fn of(&self, mut stream: impl Read + Write) -> Result<(u16, String), String> {
+        let Self {
+            host, port, path, ..
+        } = self;
+        let failed =
+            |error: io::Error| format!("{host}:{port} does not answer as it should: {error}");
+        // Of version 1.0, so that the body comes as it is, up to the end of the connection.
+        let mut request = format!("GET {path} HTTP/1.0\r\nHost: {host}:{port}\r\n");
+        if let Some(authorization) = self.authorization {
+            request.push_str(&format!("Authorization: {authorization}\r\n"));
         }
+        request.push_str("\r\n");
+        stream.write_all(request.as_bytes()).map_err(failed)?;
+        let mut answer = Vec::new();
+        match stream.take(LARGEST).read_to_end(&mut answer) {
+            // A server that ends TLS without saying so: the length tells whether all is there.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            other => {
+                other.map_err(failed)?;
+            }
+        }
+        let no_http = || format!("{host}:{port} does not speak HTTP");
+        let text = String::from_utf8(answer).map_err(|_| no_http())?;
+        let (head, body) = text.split_once("\r\n\r\n").ok_or_else(no_http)?;
+        // "HTTP/1.1 200"
+        let status = head.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5));
+        let status = status
+            .and_then(|status| status.parse().ok())
+            .ok_or_else(no_http)?;
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("content-length")
+                .then(|| value.trim().parse::<usize>().ok())?
+        });
+        if length.is_some_and(|length| length != body.len()) {
+            return Err(format!("{host}:{port} broke off its answer to {path}"));
+        }
+        Ok((status, body.to_owned()))
     }
-    let no_http = || format!("{host}:{port} does not speak HTTP");
-    let text = String::from_utf8(answer).map_err(|_| no_http())?;
-    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(no_http)?;
-    // "HTTP/1.1 200"
-    let status = head.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5));
-    let status = status
-        .and_then(|status| status.parse().ok())
-        .ok_or_else(no_http)?;
-    let length = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length")
-            .then(|| value.trim().parse::<usize>().ok())?
-    });
-    if length.is_some_and(|length| length != body.len()) {
-        return Err(format!("{host}:{port} broke off its answer to {path}"));
-    }
-    Ok((status, body.to_owned()))
 }
 
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -124,14 +124,15 @@ async fn a_detached_server_is_ready_found_and_stopped() {
 
     let (status, text, _) = home.run(&["status"]);
     assert_eq!(status, 0, "{text}");
-    for fragment in ["is up since 20", http, "pulled 0 manifests"] {
+    for fragment in ["is up since 20", http, "nothing was pulled or pushed yet"] {
         assert!(text.contains(fragment), "no {fragment} in: {text}");
     }
     let (_, json, _) = home.run(&["status", "--json"]);
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["up"], true);
     assert_eq!(json["instance"]["http"], http);
-    assert_eq!(json["pulls"]["upstream"], 0);
+    assert_eq!(json["report"]["totals"]["pulls"], 0);
+    assert_eq!(json["report"]["running"], true);
 
     assert_eq!(home.run(&["wait"]).0, 0);
     assert_eq!(home.run(&["wait", "--url", http]).0, 0);
@@ -153,6 +154,57 @@ async fn a_detached_server_is_ready_found_and_stopped() {
     let (status, json, _) = home.run(&["status", "--json"]);
     assert_eq!(status, 1);
     assert!(json.contains("\"up\":false"), "{json}");
+}
+
+#[test]
+fn a_detached_servers_report_is_there_when_it_is_stopped() {
+    let home = Home::new();
+    let args = [
+        "serve",
+        "--detach",
+        "--listen",
+        "127.0.0.1:0",
+        "--report",
+        "r.json",
+    ];
+    let mut start = home.command(&args);
+    start.env("GITHUB_STEP_SUMMARY", home.path("summary.md"));
+    assert_eq!(outcome(start.output().unwrap()).0, 0);
+    let (_, live, _) = home.run(&["status"]);
+    assert!(!home.path("r.json").exists() && !home.path("summary.md").exists());
+    assert_eq!(home.run(&["stop"]).0, 0);
+    let report: Value = serde_json::from_slice(&fs::read(home.path("r.json")).unwrap()).unwrap();
+    assert_eq!(report["running"], false);
+    assert_eq!(report["summary"][0], "nothing was pulled or pushed");
+    assert!(live.contains(report["started"].as_str().unwrap()), "{live}");
+    let summary = fs::read_to_string(home.path("summary.md")).unwrap();
+    assert!(
+        summary.contains("- nothing was pulled or pushed"),
+        "{summary}"
+    );
+}
+
+#[test]
+fn what_a_server_has_done_is_told_to_those_who_may_read() {
+    let home = Home::new();
+    assert_eq!(home.detach(&["--user", "ci:secret:read"]).0, 0);
+    let (status, text, _) = home.run(&["status"]);
+    assert_eq!(status, 0, "it is up all the same: {text}");
+    assert!(text.contains("give --user NAME:PASSWORD"), "{text}");
+    let (status, text, _) = home.run(&["status", "--user", "ci:wrong"]);
+    assert_eq!(status, 0);
+    assert!(
+        text.contains("knows none of that name and password"),
+        "{text}"
+    );
+    let (_, text, _) = home.run(&["status", "--user", "ci:secret"]);
+    assert!(text.contains("nothing was pulled or pushed yet"), "{text}");
+    let (_, json, _) = home.run(&["status", "--json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (&json["up"], &json["report"]),
+        (&Value::Bool(true), &Value::Null)
+    );
 }
 
 #[test]

@@ -152,10 +152,7 @@ fn the_command_finds_the_registry_and_nothing_is_left_of_it() {
     let said: Vec<&str> = said.lines().collect();
     assert_eq!(said.len(), 2, "{said:?}");
     assert_eq!(said[0], "told");
-    assert!(
-        said[1].starts_with("standin: pulled 0 manifests"),
-        "{said:?}"
-    );
+    assert_eq!(said[1], "standin: nothing was pulled or pushed");
 }
 
 #[test]
@@ -435,7 +432,7 @@ async fn a_command_that_is_killed_is_its_own_affair() {
     kill_process(home.started_pid(), Signal::KILL).unwrap();
     let (status, _, said) = finish(&home, run);
     assert_eq!(status, 137, "{said}");
-    assert!(said.contains("pulled 0 manifests"), "{said}");
+    assert!(said.contains("nothing was pulled or pushed"), "{said}");
     home.nothing_is_left().await;
 }
 
@@ -487,15 +484,89 @@ fn docker_finds_its_own_configuration_and_a_log_in() {
     assert!(!own.contains("127.0.0.1"), "the user's own is left alone");
 }
 
+/// Pulls what [`SEED`] is.
+const PULL: &str = "curl -sf -o /dev/null -H 'Accept: */*' $STANDIN_URL/v2/hello/manifests/latest";
+const SEED: [&str; 2] = [
+    "--seed",
+    concat!("oci:", env!("CARGO_MANIFEST_DIR"), "/fixtures/hello"),
+];
+
+fn lines_of(report: &str) -> Vec<String> {
+    let report: standin::job::report::Report = serde_json::from_str(report).unwrap();
+    assert!(!report.running);
+    report.lines()
+}
+
+/// The lines that a run ends with.
+fn summary(said: &str) -> Vec<&str> {
+    let lines = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("standin: "));
+    lines.collect()
+}
+
 #[test]
-fn a_summary_says_what_was_pulled() {
+fn the_summary_is_the_reports_and_both_are_there_however_the_command_ends() {
+    for (end, status) in [("true", 0), ("exit 7", 7), ("kill -KILL $$", 137)] {
+        let home = Home::new();
+        let script = format!("{PULL}; {end}");
+        let options = [&SEED[..], &["--report", "r.json", "--report", "r.md"]].concat();
+        let mut command = home.command(&[&options[..], &["--", "sh", "-c", &script]].concat());
+        command.env("GITHUB_STEP_SUMMARY", home.path("summary.md"));
+        let (ended, _, said) = finish(&home, command.spawn().unwrap());
+        assert_eq!(ended, status, "{said}");
+        let report = fs::read_to_string(home.path("r.json")).unwrap();
+        assert_eq!(summary(&said), lines_of(&report));
+        assert_eq!(
+            summary(&said)[0],
+            "1 image pulled: 1 from what was pushed or seeded here"
+        );
+        for file in ["r.md", "summary.md"] {
+            let text = fs::read_to_string(home.path(file)).unwrap();
+            assert!(
+                text.contains("- 1 image pulled&#58; 1 from"),
+                "{file}: {text}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_is_told_to_end_reports_all_the_same() {
+    // Where reading takes a log-in, the summary needs none.
     let home = Home::new();
-    let fixture = concat!("oci:", env!("CARGO_MANIFEST_DIR"), "/fixtures/hello");
-    let script = "curl -sf -o /dev/null -H 'Accept: */*' $STANDIN_URL/v2/hello/manifests/latest";
-    let (status, _, said) = home.run(&["--seed", fixture, "--", "sh", "-c", script]);
-    assert_eq!(status, 0, "{said}");
+    let options = ["--report", "r.json", "--user", "ci:secret:read"];
+    let script =
+        "curl -sf -u ci:secret $STANDIN_URL/v2/acme/app/manifests/1; while :; do sleep 0.01; done";
+    let run = home.start(&options, script).await;
+    kill_process(Pid::from_child(&run), Signal::TERM).unwrap();
+    let (status, _, said) = finish(&home, run);
+    assert_eq!(status, 143, "{said}");
+    let report = fs::read_to_string(home.path("r.json")).unwrap();
+    assert_eq!(summary(&said), lines_of(&report));
+}
+
+#[test]
+fn a_report_that_cannot_be_written_at_the_end_fails_the_run() {
+    let home = Home::new();
+    fs::create_dir(home.path("out")).unwrap();
+    let args = ["--report", "out/r.html", "--", "rm", "-r", "out"];
+    let (status, _, said) = home.run(&args);
+    assert_eq!(status, 1, "{said}");
     assert!(
-        said.contains("pulled 1 manifests (1 pushed or seeded here"),
+        said.contains("the report can't be written as HTML to") && said.contains("out/r.html"),
+        "{said}"
+    );
+    // A command that failed has the last word.
+    fs::create_dir(home.path("out")).unwrap();
+    let script = "rm -r out; exit 9";
+    let (status, _, said) = home.run(&["--report", "out/r.html", "--", "sh", "-c", script]);
+    assert_eq!(status, 9, "{said}");
+    let early = ["--report", "none/r.html", "--", "touch", "ran"];
+    let (status, _, said) = home.run(&early);
+    assert_eq!(status, 1, "{said}");
+    assert!(
+        said.contains("none/r.html") && !home.path("ran").exists(),
         "{said}"
     );
 }

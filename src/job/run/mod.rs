@@ -9,29 +9,33 @@ mod command;
 mod environment;
 mod group;
 mod guard;
-mod signals;
 mod terminal;
 
 use std::{
     ffi::OsString,
     fs::{self, DirBuilder},
-    io::{self, BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
     os::unix::{fs::DirBuilderExt as _, process::CommandExt as _},
     path::PathBuf,
     process::{Child, Stdio},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, getpid, waitid};
+use tokio::sync::oneshot;
 
 use self::{
     belongings::{Belongings, ClientsLock, Order},
     guard::Guardian,
-    signals::{Event, Events},
     terminal::Terminal,
 };
-use super::{Counts, Instance, Start};
+use super::{
+    Instance, Start,
+    report::Report,
+    signals::{self, Event, Events},
+};
 use crate::clients::{self, Client, Place, Request, Standin};
 
 pub use self::guard::guard;
@@ -85,14 +89,20 @@ impl Run {
             guardian: Guardian::start(held)?,
             belongings: Belongings::default(),
             server: None,
+            told: None,
+            command_ran: false,
         };
         job.bring(Order::Grace(self.grace));
         if let Some((place, _)) = &self.configure {
             job.bring(Order::Clients(place.clone(), clients));
         }
         let result = runtime.block_on(self.within(&mut job, &mut events, &program));
-        let problems = job.end();
+        let command_ran = job.command_ran;
+        let (problems, report) = job.end();
         drop(lock);
+        if command_ran {
+            self.summarize(report.as_ref());
+        }
         match result {
             Ok(status) if problems.is_empty() => Ok(status),
             Ok(0) => anyhow::bail!(problems.join("\n")),
@@ -148,6 +158,7 @@ impl Run {
             Ok(child) => child,
             Err((status, problem)) => return Ok(refused(status, &problem)),
         };
+        job.command_ran = true;
         let group = Pid::from_child(&child);
         job.bring(Order::Group(Some(group.as_raw_nonzero().get())));
         let terminal = Terminal::in_foreground();
@@ -168,9 +179,7 @@ impl Run {
         job.bring(Order::Group(None));
         let _ = waitid(WaitId::Pid(group), WaitIdOptions::EXITED);
         drop(child);
-        let status = status?;
-        self.summarize(&instance);
-        Ok(status)
+        status
     }
 
     /// Sets up the clients, and answers what the command finds in its environment.
@@ -274,18 +283,19 @@ impl Run {
         }
     }
 
-    /// What the registry has done for the command, in a line or two.
-    fn summarize(&self, instance: &Instance) {
-        let mut text = match Counts::of(instance) {
-            Ok(counts) => format!("standin: {counts}\n"),
-            Err(problem) => format!("standin: nothing is known of what was pulled: {problem}\n"),
+    /// What the registry has done for the command, in a few lines.
+    fn summarize(&self, report: Option<&Report>) {
+        let mut lines = match report {
+            Some(report) => report.lines(),
+            None => vec!["the registry was killed: what it had done is not known".to_owned()],
         };
         if let Some(kept) = &self.kept {
-            text.push_str(&format!(
-                "standin: the content is kept in {}\n",
-                kept.display()
-            ));
+            lines.push(format!("the content is kept in {}", kept.display()));
         }
+        let text: String = lines
+            .iter()
+            .map(|line| format!("standin: {line}\n"))
+            .collect();
         let _ = io::stderr().write_all(text.as_bytes());
     }
 
@@ -300,6 +310,9 @@ struct Job {
     guardian: Guardian,
     belongings: Belongings,
     server: Option<Child>,
+    /// What the server prints behind the ready line.
+    told: Option<JoinHandle<String>>,
+    command_ran: bool,
 }
 
 impl Job {
@@ -314,6 +327,7 @@ impl Job {
         let mut command = start.command(Stdio::inherit())?;
         command
             .arg(format!("--exit-with-parent={}", getpid().as_raw_nonzero()))
+            .arg("--tells-report")
             .process_group(0);
         let mut server = command.spawn().context("can't start `standin serve`")?;
         let stdout = server.stdout.take();
@@ -321,14 +335,22 @@ impl Job {
             Pid::from_child(&server).as_raw_nonzero().get(),
         ));
         self.server = Some(server);
-        let ready = tokio::task::spawn_blocking(move || {
-            let mut line = String::new();
+        let (is_ready, ready) = oneshot::channel();
+        // Of its own: the server must not wait for us to read, whatever we are busy with.
+        let reading = std::thread::Builder::new().name("standin-server".to_owned());
+        let told = reading.spawn(move || {
+            let mut text = String::new();
             if let Some(stdout) = stdout {
+                let mut stdout = BufReader::new(stdout);
                 // Its end without a line is the server's.
-                let _ = BufReader::new(stdout).read_line(&mut line);
+                let _ = stdout.read_line(&mut text);
+                let _ = is_ready.send(!text.is_empty());
+                text.clear();
+                let _ = stdout.read_to_string(&mut text);
             }
-            !line.is_empty()
+            text
         });
+        self.told = Some(told.context("can't start threads")?);
         Ok(ready.await?)
     }
 
@@ -349,14 +371,24 @@ impl Job {
         Ok(())
     }
 
-    /// Ends all that is left. Answers what could not be.
-    fn end(mut self) -> Vec<String> {
-        let problems = self.belongings.end();
-        if let Some(mut server) = self.server.take() {
-            let _ = server.wait();
+    /// Ends all that is left. Answers what could not be, and what the registry has done.
+    fn end(mut self) -> (Vec<String>, Option<Report>) {
+        let mut server = self.server.take();
+        // One that has ended by itself was told of already.
+        let runs = |server: &mut Child| matches!(server.try_wait(), Ok(None));
+        let ran = server.as_mut().is_some_and(runs);
+        let mut problems = self.belongings.end();
+        if let Some(mut server) = server
+            && let Ok(status) = server.wait()
+            && ran
+            && status.code().is_some_and(|code| code != 0)
+        {
+            problems.push(format!("the registry did not end as it should ({status})"));
         }
+        let told = self.told.take().and_then(|told| told.join().ok());
         self.guardian.dismiss();
-        problems
+        let report = told.and_then(|text| serde_json::from_str(&text).ok());
+        (problems, report)
     }
 }
 

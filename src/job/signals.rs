@@ -1,4 +1,4 @@
-//! What a run is told while it waits: signals, and that something became of a child.
+//! What those who wait for a child are told meanwhile: signals, and that something became of it.
 
 use anyhow::Context as _;
 use rustix::process::Signal;
