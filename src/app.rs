@@ -16,7 +16,7 @@ use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, map_config}
 use actix_web::{App, HttpMessage as _, HttpRequest, dev::AppConfig};
 use anyhow::Context as _;
 use tokio::{
-    runtime::Runtime,
+    runtime::{Handle, Runtime},
     signal::unix::{SignalKind, signal},
 };
 
@@ -30,7 +30,7 @@ use crate::{
         access::{Access, Generated, Key},
     },
     tls::{self, Tls},
-    transfer::{Local, Pace, Seed, SeededImage, Seeder},
+    transfer::{Local, Pace, SeededImage, Seeder, Served, Wanted},
     types::{RegistryHost, UpstreamProxy},
 };
 
@@ -95,7 +95,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     };
     log::info!("{}", access.summary());
     let reports = Reports::new(&activity, &registry, &config)?;
-    let seeded = seed(&registry, &config.seeds)?;
+    let seeded = seed(&registry, runtime.handle(), &config)?;
     let ready = Ready::new(&addresses, &config, tls.ca_path(), generated)?;
     let own_ready_file = config.state.join(READY_FILE);
     let gateway = proxy::Gateway {
@@ -327,17 +327,30 @@ fn access(
     Ok((access, Some(generated)))
 }
 
+/// Images that the registry serves, as an origin. `runtime` is not the caller's own.
+pub(crate) fn served(
+    registry: &Registry,
+    runtime: &Handle,
+    config: &Config,
+    wanted: Vec<Wanted>,
+) -> Served {
+    let default = config.default_registry.clone();
+    Served::new(registry.clone(), runtime.clone(), default, wanted)
+}
+
 /// Puts what `--seed` names into the registry.
-fn seed(registry: &Registry, seeds: &[Seed]) -> anyhow::Result<Vec<Seeded>> {
+fn seed(registry: &Registry, runtime: &Handle, config: &Config) -> anyhow::Result<Vec<Seeded>> {
     let local = Local::new(registry);
     let pace = Pace::usual(registry.limits().manifest);
     let seeder = Seeder {
         destination: &local,
+        pulled: &|wanted| Ok(Box::new(served(registry, runtime, config, vec![wanted]))),
         observer: &(),
         pace: &pace,
     };
     let mut images = Vec::new();
-    for seed in seeds {
+    for seed in &config.seeds {
+        log::info!("seeding {}", seed.source);
         seeder.seed(seed, &mut |image| images.push(image))?;
     }
     let seeded = |image: SeededImage| {

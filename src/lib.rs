@@ -96,6 +96,7 @@
 //! | Which requests are one pull, and what is remembered of it? | `activity/pulls.rs`; `activity/mod.rs` says what is told to it |
 //! | What is on `/status`, and in a report? | `job/report/`; who sees it: `http/status.rs` |
 //! | How is an image carried, and when is it visible where it goes? | `transfer/copy.rs`; the ends are the other files there |
+//! | What may be seeded, and what becomes of a docker archive? | `transfer/source.rs`, the grammar; `transfer/seed.rs`; `transfer/docker/` |
 //! | In what order does everything start and stop? | `app.rs`, `serve` and `run` |
 //!
 //! [distribution-spec]: https://github.com/opencontainers/distribution-spec/blob/main/spec.md

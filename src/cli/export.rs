@@ -12,7 +12,7 @@ use crate::{
     config::{Config, Flags, Key, Sources},
     transfer::{
         Cancel, Choice, Destination, DockerWriter, LayoutWriter, Names, Origin, Pace, Platform,
-        Remote, Served, Target, Walk, Wanted,
+        Remote, Target, Walk, Wanted,
     },
     types::{RegistryHost, Tag, UpstreamUrl, manifest::MANIFEST_LIMIT},
 };
@@ -106,12 +106,8 @@ impl Arguments {
                 );
                 let default = config.default_registry.clone();
                 let assembly = app::offline(&config)?;
-                let served = Served::new(
-                    assembly.registry,
-                    assembly.runtime.handle().clone(),
-                    default.clone(),
-                    wanted,
-                );
+                let runtime = assembly.runtime.handle();
+                let served = app::served(&assembly.registry, runtime, &config, wanted);
                 carry(
                     &served,
                     &destination,

@@ -9,6 +9,7 @@ mod export;
 mod guard;
 mod interrupt;
 mod man;
+mod progress;
 mod reach;
 mod run;
 mod seed;

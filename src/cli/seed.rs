@@ -1,25 +1,34 @@
-//! `standin seed`: images from layouts and archives, put into a registry that runs or into a data directory.
+//! `standin seed`: images from wherever they are, put into a registry that runs or into a data directory.
 
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 
-use super::{interrupt, reach, serve};
+use super::{interrupt, progress::Progress, reach, serve};
 use crate::{
     app,
     config::{Config, Flags, Key, Sources},
-    transfer::{Cancel, Destination, Local, Pace, Seed, SeededImage, Seeder},
+    transfer::{Cancel, Layers, Local, Pace, Platform, Seed, SeededImage, Seeder},
     types::{UpstreamUrl, manifest::MANIFEST_LIMIT},
 };
 
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP, after_long_help = AFTER_HELP)]
 pub(super) struct Arguments {
-    /// Images: oci:DIR[:TAG] or oci-archive:FILE[:TAG], an OCI layout, with =NAME[:TAG] behind it to call it otherwise; or
-    /// FILE.yaml, a list of them
+    /// Images to put there, as below; =NAME[:TAG] behind one says what to call it
     #[arg(required = true, value_name = "SOURCE")]
     sources: Vec<String>,
+    /// Only the images for this platform, such as linux/arm64; may be given again{n}[default: all that an index names]
+    #[arg(long, value_name = "OS/ARCHITECTURE")]
+    platform: Vec<Platform>,
+    /// What becomes of a docker archive's layers that are not compressed: gzip or uncompressed{n}[default: gzip; what docker
+    /// 25 and newer saves stays as it is, with its digest]
+    #[arg(long, value_name = "HOW")]
+    layers: Option<Layers>,
+    /// Layers that are read, compressed and sent at once{n}[default: one for each processor, 2 to 8]
+    #[arg(long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
     /// Print what was seeded as JSON
     #[arg(long)]
     json: bool,
@@ -67,7 +76,14 @@ impl Arguments {
             flags.with(Key::Seed, self.sources),
             std::env::vars_os().collect(),
         )?;
-        let config = Config::from_sources(&sources)?;
+        let mut config = Config::from_sources(&sources)?;
+        for seed in &mut config.seeds {
+            // What a list says of an image is meant for it.
+            if seed.platforms.is_empty() {
+                seed.platforms.clone_from(&self.platform);
+            }
+            seed.layers = seed.layers.or(self.layers);
+        }
         let remote = match &self.to {
             Some(url) => Some(reach::remote(
                 url,
@@ -78,41 +94,53 @@ impl Arguments {
         };
         let cancel = Cancel::default();
         interrupt::cancels(&cancel)?;
+        let pace = |manifest_limit| {
+            let usual = Pace::usual(manifest_limit);
+            Pace {
+                jobs: self.jobs.unwrap_or(usual.jobs),
+                cancel: cancel.clone(),
+                ..usual
+            }
+        };
+        let progress = Progress::new();
         match remote {
-            Some(remote) => put(&remote, &config.seeds, MANIFEST_LIMIT, cancel, self.json),
+            Some(remote) => {
+                let seeder = Seeder {
+                    destination: &remote,
+                    pulled: &|wanted| Ok(Box::new(remote.images(vec![wanted]))),
+                    observer: &progress,
+                    pace: &pace(MANIFEST_LIMIT),
+                };
+                put(&seeder, &config.seeds, &progress, self.json)
+            }
             None => {
                 let assembly = app::offline(&config)?;
-                let limit = assembly.registry.limits().manifest;
-                let local = Local::new(&assembly.registry);
-                put(&local, &config.seeds, limit, cancel, self.json)
+                let registry = &assembly.registry;
+                let runtime = assembly.runtime.handle();
+                let seeder = Seeder {
+                    destination: &Local::new(registry),
+                    pulled: &|wanted| {
+                        let served = app::served(registry, runtime, &config, vec![wanted]);
+                        Ok(Box::new(served))
+                    },
+                    observer: &progress,
+                    pace: &pace(registry.limits().manifest),
+                };
+                put(&seeder, &config.seeds, &progress, self.json)
             }
         }
     }
 }
 
 /// Each image is told of once it can be pulled, so that what a failure leaves is known.
-fn put(
-    destination: &dyn Destination,
-    seeds: &[Seed],
-    manifest_limit: usize,
-    cancel: Cancel,
-    json: bool,
-) -> anyhow::Result<()> {
-    let pace = Pace {
-        cancel,
-        ..Pace::usual(manifest_limit)
-    };
-    let seeder = Seeder {
-        destination,
-        observer: &(),
-        pace: &pace,
-    };
+fn put(seeder: &Seeder<'_>, seeds: &[Seed], progress: &Progress, json: bool) -> anyhow::Result<()> {
     let mut seeded = Vec::new();
     let mut unprinted = None;
     for seed in seeds {
         seeder.seed(seed, &mut |image: SeededImage| {
             let name = format!("{}:{}", image.name, image.tag);
-            if !json && let Err(error) = super::print(format_args!("{name} {}", image.digest)) {
+            let print = || super::print(format_args!("{name} {}", image.digest));
+            if !json && let Err(error) = progress.aside(print) {
                 unprinted.get_or_insert(error);
             }
             seeded.push(Seeded {
@@ -123,7 +151,7 @@ fn put(
             });
         })?;
     }
-    destination.finish()?;
+    seeder.destination.finish()?;
     if let Some(error) = unprinted {
         return Err(error);
     }
@@ -134,12 +162,23 @@ fn put(
 }
 
 const AFTER_HELP: &str = "\
+Sources:
+  docker-archive:FILE[:NAME[:TAG]]  what docker save and podman save write; all of its images, or the one named
+  oci:DIR[:TAG]                     an OCI layout
+  oci-archive:FILE[:TAG]            an OCI layout in a tar archive
+  docker://NAME[:TAG][@DIGEST]      what the registry that is seeded pulls through by that name
+  docker-daemon:NAME[:TAG]          an image of docker's, by docker save
+  containers-storage:NAME[:TAG]     an image of podman's or buildah's, by podman save or buildah push
+  FILE.yaml                         a list of such sources, with name, tags, platforms and layers for each
+A FILE may be -, standard input, and may be compressed by gzip or zstd.
+
 Images go to the standin that runs on --data; if none runs, into that directory, for the next one to serve. \
 What is there already is not sent again, and an image can be pulled once all of it is there. Each is told of \
 then, with its digest.
 
 Examples:
-  standin seed oci:images
-  standin seed oci-archive:images.tar oci:base:1=acme/base:1
+  docker save acme/base:1 | standin seed docker-archive:-
+  standin seed oci:images docker-archive:tools.tar.gz
+  standin seed docker://quay.io/acme/tool:1=acme/tool:1
   standin seed images.yaml --json
   standin seed --to https://registry.example.com --user me:secret oci:app=team/app:1";

@@ -156,8 +156,8 @@ pub(super) struct Options {
     #[command(flatten)]
     limits: Limits,
 
-    /// Image to hold before the first request: oci:DIR or oci-archive:FILE, an OCI layout, [:TAG][=NAME[:TAG]] behind it, or
-    /// a list of them, FILE.yaml; may be repeated{n}[env: STANDIN_SEED]
+    /// Images to hold before the first request: docker-archive:FILE, oci:DIR, docker://NAME or what else `standin seed` takes,
+    /// or a list of them, FILE.yaml; may be repeated{n}[env: STANDIN_SEED]
     #[arg(long, value_name = "SOURCE", help_heading = "Seeding")]
     seed: Vec<String>,
 

@@ -6,6 +6,8 @@
 //!   name: acme/base                     # what to call it, if not as the source does
 //!   tags: [latest, "3"]
 //!   platforms: [linux/amd64]            # of an index these only
+//! - source: docker-archive:tools.tar
+//!   layers: uncompressed                # as the archive has them; or gzip
 //! ```
 
 use std::{fmt, path::Path, sync::Arc};
@@ -137,6 +139,7 @@ fn set(seed: &mut Seed, key: &str, texts: &[String]) -> Result<(), String> {
     let first = texts.first().map_or("", String::as_str);
     match key {
         "name" => seed.name = Some(first.parse()?),
+        "layers" => seed.layers = Some(first.parse()?),
         "tags" => {
             let tags = texts.iter().map(|text| text.parse());
             let tags = tags.collect::<Result<_, crate::types::InvalidReference>>();
@@ -171,7 +174,7 @@ fn at(path: &Arc<Path>, line: u64, text: String) -> Given {
     }
 }
 
-const KEYS: [&str; 4] = ["source", "name", "tags", "platforms"];
+const KEYS: [&str; 5] = ["source", "name", "tags", "platforms", "layers"];
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

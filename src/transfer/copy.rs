@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Destination, Error, Image, Origin, Verified,
+    Destination, Error, Image, Open, Origin, Verified,
     platform::{self, Child, Platform},
 };
 use crate::types::{Descriptor, Digest, Kind, Manifest, RepositoryName, Role, Tag};
@@ -129,6 +129,19 @@ impl Walk<'_> {
             Err(error @ Error::Origin { .. }) => Err(self.origin.check().err().unwrap_or(error)),
             other => other,
         }
+    }
+
+    /// Reads all that `choice` means of `image`, and keeps nothing: an origin that fetches what it is asked for has it then.
+    pub fn fetch(&self, image: &Image, choice: &Choice) -> Result<(), Error> {
+        let reading = Self {
+            destination: &Reader,
+            ..*self
+        };
+        let name = match &image.name.repository {
+            Some(name) => name,
+            None => return Ok(()),
+        };
+        reading.copy(image, choice, name, &[]).map(drop)
     }
 
     fn carry(
@@ -290,7 +303,8 @@ impl Walk<'_> {
                 let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) else {
                     break;
                 };
-                let sent = self.send_one(image, name, blob, &stop);
+                let content = || self.origin.blob(image, blob);
+                let sent = self.send_one(name, blob, &content, &stop);
                 let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
                 match (&mut *outcome, sent) {
                     (Ok((sent, bytes)), Ok(true)) => {
@@ -318,12 +332,22 @@ impl Walk<'_> {
         outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Sends a blob while it is at hand, before the image that names it; whether it had to be sent.
+    pub fn send_ahead(
+        &self,
+        name: &RepositoryName,
+        blob: &Descriptor,
+        content: &Open<'_>,
+    ) -> Result<bool, Error> {
+        self.send_one(name, blob, content, &AtomicBool::new(false))
+    }
+
     /// Whether it had to be sent.
     fn send_one(
         &self,
-        image: &Image,
         name: &RepositoryName,
         blob: &Descriptor,
+        content: &Open<'_>,
         stop: &AtomicBool,
     ) -> Result<bool, Error> {
         self.go_on()?;
@@ -334,7 +358,7 @@ impl Walk<'_> {
         let fault = Mutex::new(None);
         let open = || {
             let content: Box<dyn Read + Send> = Box::new(Watched {
-                content: self.origin.blob(image, blob)?,
+                content: content()?,
                 walk: self,
                 stop,
                 fault: &fault,
@@ -354,7 +378,7 @@ impl Walk<'_> {
                     return Err(self.wrong(blob, why));
                 }
                 // Whose fault is it? A destination refuses bytes of another digest in words of its own.
-                match self.reread(image, blob, stop) {
+                match self.reread(blob, content, stop) {
                     Err(why) => Err(self.wrong(blob, why.to_string())),
                     Ok(()) => Err(error),
                 }
@@ -363,9 +387,8 @@ impl Walk<'_> {
     }
 
     /// Fails if the origin's blob is not what its descriptor says.
-    fn reread(&self, image: &Image, blob: &Descriptor, stop: &AtomicBool) -> io::Result<()> {
-        let content = self.origin.blob(image, blob);
-        let mut content = Verified::new(content.map_err(io::Error::other)?, blob);
+    fn reread(&self, blob: &Descriptor, content: &Open<'_>, stop: &AtomicBool) -> io::Result<()> {
+        let mut content = Verified::new(content().map_err(io::Error::other)?, blob);
         let mut buffer = vec![0; 256 << 10];
         while !stop.load(Ordering::Relaxed) && !self.pace.cancel.is_cancelled() {
             if content.read(&mut buffer)? == 0 {
@@ -420,6 +443,46 @@ impl Walk<'_> {
             true => Err(Error::Interrupted),
             false => Ok(()),
         }
+    }
+}
+
+/// Takes everything, and keeps nothing.
+struct Reader;
+
+impl Destination for Reader {
+    fn has_blob(&self, _: &RepositoryName, _: &Descriptor) -> Result<bool, Error> {
+        Ok(false)
+    }
+
+    fn put_blob(
+        &self,
+        _: &RepositoryName,
+        blob: &Descriptor,
+        content: &Open<'_>,
+    ) -> Result<(), Error> {
+        let read = io::copy(&mut Verified::new(content()?, blob), &mut io::sink());
+        read.map(drop).map_err(|error| Error::Origin {
+            place: blob.digest.to_string(),
+            why: error.to_string(),
+        })
+    }
+
+    fn put_manifest(&self, _: &RepositoryName, _: &Descriptor, _: &Bytes) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn put_image(
+        &self,
+        _: &RepositoryName,
+        _: Option<&Tag>,
+        _: &Descriptor,
+        _: &Bytes,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<(), Error> {
+        Ok(())
     }
 }
 

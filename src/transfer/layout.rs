@@ -9,7 +9,6 @@ use bytes::Bytes;
 use super::{
     Error, Image, ImageName, Origin,
     files::{Directory, Files, read, required},
-    tarball::Tarball,
 };
 use crate::types::{Descriptor, Digest, Manifest, Role, manifest};
 
@@ -32,15 +31,15 @@ impl Layout<Directory> {
     }
 }
 
-impl Layout<Tarball> {
-    pub(super) fn in_archive(path: &std::path::Path, manifest_limit: usize) -> Result<Self, Error> {
-        Self::open(Tarball::open(path)?, manifest_limit)
-    }
-}
-
 impl<F: Files> Layout<F> {
     pub(super) fn open(files: F, manifest_limit: usize) -> Result<Self, Error> {
-        let version = required(&files, VERSION_FILE, INDEX_LIMIT)?;
+        let Some(version) = read(&files, VERSION_FILE, INDEX_LIMIT)? else {
+            let hint = match files.open(DOCKER_LISTING)? {
+                Some(_) => ": this is what docker save writes, docker-archive:FILE",
+                None => "",
+            };
+            return Err(files.wrong(VERSION_FILE, format!("it is not there{hint}")));
+        };
         let version: Result<serde_json::Value, _> = serde_json::from_slice(&version);
         if !version.is_ok_and(|version| {
             version
@@ -141,6 +140,8 @@ fn blob_name(digest: &Digest) -> String {
 
 pub(super) const VERSION_FILE: &str = "oci-layout";
 pub(super) const INDEX_FILE: &str = "index.json";
+/// What a docker archive has in place of the two.
+const DOCKER_LISTING: &str = "manifest.json";
 const NAMES: [&str; 2] = [
     "io.containerd.image.name",
     "org.opencontainers.image.ref.name",

@@ -6,8 +6,12 @@
 //!
 //! Everything here blocks; nothing that an origin says is believed before it is verified.
 
+mod compression;
 mod copy;
+mod docker;
 mod files;
+mod gzip;
+mod input;
 mod layout;
 mod local;
 mod platform;
@@ -15,6 +19,7 @@ mod remote;
 mod seed;
 mod served;
 mod source;
+mod stored;
 mod tarball;
 mod verified;
 mod wanted;
@@ -35,9 +40,9 @@ pub use copy::{Cancel, Choice, Copied, Observer, Pace, Walk};
 pub use local::Local;
 pub use platform::Platform;
 pub use remote::{Access, Remote, RemoteImages};
-pub use seed::{SeededImage, Seeder};
+pub use seed::{Pulled, SeededImage, Seeder};
 pub use served::Served;
-pub use source::{Seed, SeedName, Source};
+pub use source::{Input, Layers, Seed, SeedName, Selector, Source};
 pub use verified::Verified;
 pub use wanted::{InvalidWanted, Wanted};
 pub use written::{DockerWriter, LayoutWriter, Names, Target};
@@ -53,6 +58,8 @@ pub struct ImageName {
 impl ImageName {
     /// What an annotation or a list of names gives: `REPOSITORY[:TAG]`, or a tag alone. What is no name of ours is no name.
     pub(crate) fn lenient(text: &str) -> Self {
+        // What podman and buildah call an image that is of no registry.
+        let text = text.strip_prefix("localhost/").unwrap_or(text);
         if let Ok(tag) = text.parse() {
             return Self {
                 repository: None,

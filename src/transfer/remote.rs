@@ -447,6 +447,7 @@ impl Origin for RemoteImages {
             let what = format_args!("blob {}", blob.digest);
             self.remote.unread(&reading.name, &what, why)
         })?;
+        self.remote.note(&blob.digest, &reading.name);
         Ok(Box::new(reading))
     }
 }

@@ -1,27 +1,38 @@
 //! A tar archive as a set of files: its headers are read once, its contents when they are asked for.
 //!
 //! An archive is untrusted. What it holds is found by the exact name that a document gives, so no entry leads anywhere;
-//! links, devices and names that climb are refused all the same, since whoever packed them meant harm or something else.
+//! devices and names that climb are refused all the same, since whoever packed them meant harm or something else. Links
+//! are followed within the archive: docker and podman save a layer once, and link to it from where older readers look.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fs::{File, Metadata},
-    io::{self, Read},
+    io::{self, Read, Seek as _, SeekFrom},
     os::unix::fs::{FileExt as _, MetadataExt as _},
-    path::{Component, Path, PathBuf},
+    path::{Component, Path},
 };
 
 use super::{
     Error,
     files::{Files, Opened},
+    input::Spooled,
 };
 
 /// An archive that is open for as long as this lives.
 pub(super) struct Tarball {
-    path: PathBuf,
     file: File,
+    /// What messages call it.
+    shown: String,
+    stem: Option<String>,
     state: State,
-    entries: HashMap<String, Span>,
+    entries: HashMap<String, Found>,
+}
+
+/// What an entry is.
+enum Found {
+    File(Span),
+    /// To the entry of that name.
+    Link(String),
 }
 
 /// Where an entry's bytes lie.
@@ -52,24 +63,18 @@ impl Tarball {
     ///
     /// # Errors
     /// It is no tar archive, ends within an entry, or holds what an archive of images does not.
-    pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let wrong = |why: String| Error::Origin {
-            place: path.display().to_string(),
-            why,
+    pub(super) fn new(spooled: Spooled) -> Result<Self, Error> {
+        let Spooled { file, shown, stem } = spooled;
+        let unreadable = |error: io::Error| Error::Origin {
+            place: shown.clone(),
+            why: format!("it can't be read: {error}"),
         };
-        let unreadable = |error: io::Error| wrong(format!("it can't be read: {error}"));
-        let file = File::open(path).map_err(|error| wrong(error.to_string()))?;
-        let metadata = file.metadata().map_err(unreadable)?;
-        // A pipe or a device would be read for ever.
-        if !metadata.is_file() {
-            return Err(wrong(
-                "it is no regular file; a layout in a directory is oci:DIR".to_owned(),
-            ));
-        }
-        let state = State::of(&metadata);
+        let state = State::of(&file.metadata().map_err(unreadable)?);
+        (&file).seek(SeekFrom::Start(0)).map_err(unreadable)?;
         let mut tarball = Self {
-            path: path.to_owned(),
             file,
+            shown,
+            stem,
             state,
             entries: HashMap::new(),
         };
@@ -77,74 +82,102 @@ impl Tarball {
         Ok(tarball)
     }
 
-    fn scan(&self) -> Result<HashMap<String, Span>, Error> {
-        let whole = |why: String| Error::Origin {
-            place: self.path.display().to_string(),
-            why,
-        };
-        let broken = |error: io::Error| whole(format!("it is no tar archive, or damaged: {error}"));
+    fn scan(&self) -> Result<HashMap<String, Found>, Error> {
+        let broken =
+            |error: io::Error| self.wrong("", format!("it is no tar archive, or damaged: {error}"));
+        if self.state.size == 0 {
+            return Err(self.wrong("", "it is empty: did what should have written it fail?"));
+        }
         let mut archive = tar::Archive::new(&self.file);
-        let mut spans = HashMap::new();
-        let mut seen = HashSet::new();
+        let mut entries = HashMap::new();
         for entry in archive.entries_with_seek().map_err(broken)? {
             let entry = entry.map_err(broken)?;
-            if seen.len() == MOST_ENTRIES {
-                return Err(whole(format!("it has more than {MOST_ENTRIES} entries")));
+            if entries.len() == MOST_ENTRIES {
+                let why = format!("it has more than {MOST_ENTRIES} entries");
+                return Err(self.wrong("", why));
             }
             let bytes = entry.path_bytes();
-            let name = plain(&bytes).map_err(|why| {
-                let shown = String::from_utf8_lossy(&bytes).escape_debug().to_string();
-                self.wrong(&shown, why)
-            })?;
-            let kind = entry.header().entry_type();
-            match kind {
+            let name = plain(&bytes).map_err(|why| self.wrong(&shown(&bytes), why))?;
+            let found = match entry.header().entry_type() {
                 tar::EntryType::Directory | tar::EntryType::XGlobalHeader => continue,
-                tar::EntryType::Regular | tar::EntryType::Continuous => {}
-                _ => return Err(self.wrong(&name, "it is a link, a device or a pipe, and no file")),
-            }
-            let span = Span {
-                offset: entry.raw_file_position(),
-                size: entry.size(),
+                tar::EntryType::Regular | tar::EntryType::Continuous => {
+                    Found::File(self.span(&entry, &name)?)
+                }
+                kind @ (tar::EntryType::Symlink | tar::EntryType::Link) => {
+                    let target = entry.link_name_bytes().unwrap_or_default();
+                    let beside = match kind.is_symlink() {
+                        true => Path::new(&name).parent().unwrap_or(Path::new("")),
+                        false => Path::new(""),
+                    };
+                    let target = joined(beside, &target)
+                        .ok_or_else(|| self.wrong(&name, "it is a link out of the archive"))?;
+                    Found::Link(target)
+                }
+                _ => {
+                    return Err(
+                        self.wrong(&name, "it is a device, a pipe or the like, and no file")
+                    );
+                }
             };
-            if span
-                .offset
-                .checked_add(span.size)
-                .is_none_or(|end| end > self.state.size)
-            {
-                return Err(self.wrong(&name, "the archive ends within it: it was cut off"));
-            }
-            if !seen.insert(name.clone()) {
+            if entries.insert(name.clone(), found).is_some() {
                 return Err(self.wrong(&name, "the archive holds it twice"));
             }
-            spans.insert(name, span);
         }
-        Ok(spans)
+        Ok(entries)
+    }
+
+    fn span<R: Read>(&self, entry: &tar::Entry<'_, R>, name: &str) -> Result<Span, Error> {
+        let span = Span {
+            offset: entry.raw_file_position(),
+            size: entry.size(),
+        };
+        match span.offset.checked_add(span.size) {
+            Some(end) if end <= self.state.size => Ok(span),
+            _ => Err(self.wrong(name, "the archive ends within it: it was cut off")),
+        }
+    }
+
+    /// Where the bytes of that name are, behind all links.
+    pub(super) fn behind(&self, name: &str) -> Result<Option<u64>, Error> {
+        Ok(self.follow(name)?.map(|span| span.offset))
+    }
+
+    fn follow(&self, name: &str) -> Result<Option<Span>, Error> {
+        let mut at = name;
+        for _ in 0..MOST_LINKS {
+            match self.entries.get(at) {
+                None => return Ok(None),
+                Some(Found::File(span)) => return Ok(Some(*span)),
+                Some(Found::Link(target)) => at = target,
+            }
+        }
+        Err(self.wrong(name, "it is a link that leads to no file"))
     }
 }
 
 impl Files for Tarball {
     fn open(&self, name: &str) -> Result<Option<Opened<'_>>, Error> {
-        let Some(span) = self.entries.get(name) else {
+        let Some(span) = self.follow(name)? else {
             return Ok(None);
         };
         Ok(Some(Opened {
             size: span.size,
             content: Box::new(Entry {
                 file: &self.file,
-                rest: *span,
+                rest: span,
             }),
         }))
     }
 
     fn place(&self, name: &str) -> String {
         match name {
-            "" => self.path.display().to_string(),
-            name => format!("{name} in {}", self.path.display()),
+            "" => self.shown.clone(),
+            name => format!("{name} in {}", self.shown),
         }
     }
 
     fn stem(&self) -> Option<String> {
-        Some(self.path.file_stem()?.to_str()?.to_owned())
+        self.stem.clone()
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -174,6 +207,15 @@ impl Read for Entry<'_> {
     }
 }
 
+/// All of a file, for one of several who read it.
+pub(super) fn whole(file: &File) -> impl Read + Send + use<'_> {
+    let rest = Span {
+        offset: 0,
+        size: u64::MAX,
+    };
+    Entry { file, rest }
+}
+
 /// The name without `./` before it.
 fn plain(bytes: &[u8]) -> Result<String, &'static str> {
     let name = std::str::from_utf8(bytes).map_err(|_| "its name is no UTF-8")?;
@@ -188,13 +230,39 @@ fn plain(bytes: &[u8]) -> Result<String, &'static str> {
     Ok(parts.join("/"))
 }
 
+fn shown(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).escape_debug().to_string()
+}
+
+/// What a link beside that directory leads to, if that is within the archive.
+fn joined(beside: &Path, target: &[u8]) -> Option<String> {
+    let mut path = beside.to_owned();
+    for component in Path::new(std::str::from_utf8(target).ok()?).components() {
+        match component {
+            Component::Normal(part) => path.push(part),
+            Component::CurDir => {}
+            Component::ParentDir if path.pop() => {}
+            _ => return None,
+        }
+    }
+    Some(path.to_str()?.to_owned())
+}
+
+const MOST_LINKS: usize = 8;
+
 /// An image has some hundred layers at most, and an archive some hundred images.
 const MOST_ENTRIES: usize = 100_000;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
+
+    fn opened(path: &Path) -> Result<Tarball, Error> {
+        Tarball::new(Spooled::of_file(path)?)
+    }
 
     /// Sets the name in the header past all that the crate would refuse.
     fn header(name: &str, kind: tar::EntryType, size: u64) -> tar::Header {
@@ -213,6 +281,13 @@ mod tests {
         let path = directory.path().join("images.tar");
         let mut builder = tar::Builder::new(File::create(&path).unwrap());
         for (name, kind, bytes) in entries {
+            if matches!(kind, tar::EntryType::Symlink | tar::EntryType::Link) {
+                let mut header = header(name, *kind, 0);
+                header.as_old_mut().linkname[..bytes.len()].copy_from_slice(bytes);
+                header.set_cksum();
+                builder.append(&header, io::empty()).unwrap();
+                continue;
+            }
             let header = header(name, *kind, bytes.len() as u64);
             builder.append(&header, *bytes).unwrap();
         }
@@ -221,7 +296,7 @@ mod tests {
     }
 
     fn refusal(path: &Path) -> String {
-        match Tarball::open(path) {
+        match opened(path) {
             Ok(_) => panic!("{} was taken", path.display()),
             Err(error) => error.to_string(),
         }
@@ -236,7 +311,7 @@ mod tests {
             ("blobs/a", Regular, b"first"),
             ("blobs/b", Regular, b"second"),
         ]);
-        let tarball = Tarball::open(&path).unwrap();
+        let tarball = opened(&path).unwrap();
         let mut a = tarball.open("blobs/a").unwrap().unwrap();
         let mut b = tarball.open("blobs/b").unwrap().unwrap();
         let (mut first, mut second) = ([0; 2], String::new());
@@ -261,8 +336,6 @@ mod tests {
             ("../up", Regular, "leads out"),
             ("a/../../up", Regular, "leads out"),
             ("/etc/passwd", Regular, "leads out"),
-            ("link", Symlink, "link"),
-            ("hard", Link, "link"),
             ("fifo", Fifo, "pipe"),
             ("sda", Block, "device"),
             ("tty", Char, "device"),
@@ -271,10 +344,40 @@ mod tests {
             let refused = refusal(&path);
             assert!(refused.contains(name) && refused.contains(why), "{refused}");
         }
+        for kind in [Symlink, Link] {
+            for target in ["../up", "/etc/passwd", "a/../../up"] {
+                let (_directory, path) = archive(&[("link", kind, target.as_bytes())]);
+                let refused = refusal(&path);
+                assert!(refused.contains("link out of the archive"), "{refused}");
+            }
+        }
         let twice = [("a", Regular, &b"1"[..]), ("./a", Regular, b"2")];
         let (_directory, path) = archive(&twice);
         assert!(refusal(&path).contains("a in "), "{}", refusal(&path));
         assert!(refusal(&path).contains("twice"), "{}", refusal(&path));
+    }
+
+    #[test]
+    fn links_are_followed_within_the_archive() {
+        use tar::EntryType::{Link, Regular, Symlink};
+        let (_directory, path) = archive(&[
+            ("layers/a.tar", Regular, b"layer"),
+            ("old/layer.tar", Symlink, b"../layers/a.tar"),
+            ("older", Link, b"old/layer.tar"),
+            ("round", Symlink, b"about"),
+            ("about", Symlink, b"round"),
+            ("nowhere", Symlink, b"gone"),
+        ]);
+        let tarball = opened(&path).unwrap();
+        for name in ["layers/a.tar", "old/layer.tar", "older"] {
+            let mut text = String::new();
+            let mut opened = tarball.open(name).unwrap().unwrap();
+            opened.content.read_to_string(&mut text).unwrap();
+            assert_eq!((opened.size, text.as_str()), (5, "layer"), "{name}");
+        }
+        assert!(tarball.open("nowhere").unwrap().is_none());
+        let endless = tarball.open("round").err().unwrap().to_string();
+        assert!(endless.contains("leads to no file"), "{endless}");
     }
 
     #[test]
@@ -299,7 +402,7 @@ mod tests {
     #[test]
     fn an_archive_that_changes_while_it_is_read() {
         let (_directory, path) = archive(&[("a", tar::EntryType::Regular, b"1")]);
-        let tarball = Tarball::open(&path).unwrap();
+        let tarball = opened(&path).unwrap();
         let file = File::options().append(true).open(&path).unwrap();
         file.set_len(1 << 20).unwrap();
         assert!(tarball.check().unwrap_err().to_string().contains("changed"));

@@ -79,7 +79,7 @@ impl MediaType {
     }
 
     /// Whether registries hold such layers at all.
-    fn is_distributable(&self) -> bool {
+    pub fn is_distributable(&self) -> bool {
         !self.as_str().contains(".nondistributable.") && !self.as_str().contains(".foreign.")
     }
 }

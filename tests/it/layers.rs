@@ -57,7 +57,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("env_logger", &["config", "app", "cli", "main"]),
     ("flate2", &["transfer"]),
     ("h2", &["proxy"]),
-    ("indicatif", &["clients", "job"]),
+    ("indicatif", &["cli"]),
     ("jsonwebtoken", &["registry"]),
     ("nix", &["job"]),
     ("prometheus_client", &["metrics"]),

@@ -54,6 +54,8 @@ mod relocate;
 mod report;
 mod run;
 mod seed;
+mod seed_docker;
+mod seed_sources;
 mod status;
 mod tls;
 mod tls_constraints;

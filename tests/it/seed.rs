@@ -281,7 +281,8 @@ async fn what_can_not_be_seeded_leaves_nothing() {
     let hello = source("hello");
     let damaged = source("corrupt-layer");
     for (args, status, fragment) in [
-        (vec!["docker-archive:x.tar"], 2, "cannot be seeded"),
+        (vec!["dir:x"], 2, "cannot be seeded"),
+        (vec!["docker-archive:/no/such.tar"], 1, "/no/such.tar"),
         (
             vec!["--to", &url, "oci:/no/such/layout"],
             1,

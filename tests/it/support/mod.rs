@@ -7,6 +7,8 @@ pub(crate) mod markup;
 pub(crate) mod raw;
 pub(crate) mod registry;
 pub(crate) mod samples;
+pub(crate) mod saved;
+pub(crate) mod seeding;
 pub(crate) mod store;
 pub(crate) mod table;
 pub(crate) mod upstream;

@@ -1,0 +1,190 @@
+//! Images in the storage of docker, podman or buildah: they alone read that, so they are asked to save what is wanted.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::{self, Read},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    thread,
+};
+
+use super::{Cancel, Error, Source, input::Spooled};
+use crate::types::UploadId;
+
+/// Saves one image, in the manner of one client.
+struct Client {
+    program: &'static str,
+    arguments: &'static [&'static str],
+    /// Whether it writes to a file, which is named last, and not to its standard output.
+    to_file: bool,
+}
+
+/// The archive that the image's client makes of it; `None` for a source that is in no client's storage.
+pub(super) fn saved(
+    source: &Source,
+    scratch: &dyn Fn() -> io::Result<File>,
+    cancel: &Cancel,
+) -> Option<Result<Spooled, Error>> {
+    let (name, shown, clients) = match source {
+        Source::DockerDaemon(name) => (name, format!("docker-daemon:{name}"), DOCKER),
+        Source::ContainersStorage(name) => (name, format!("containers-storage:{name}"), PODMAN),
+        _ => return None,
+    };
+    let wrong = |why: String| Error::Origin {
+        place: shown.clone(),
+        why,
+    };
+    for client in clients {
+        match client.save(name, &shown, scratch, cancel) {
+            Ok(saved) => return Some(saved),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let why = format!("{} can't be started: {error}", client.program);
+                return Some(Err(wrong(why)));
+            }
+        }
+    }
+    let programs: Vec<&str> = clients.iter().map(|client| client.program).collect();
+    let why = format!(
+        "it takes {} to save it, which is not in PATH: save the image elsewhere, and seed docker-archive:FILE",
+        programs.join(" or ")
+    );
+    Some(Err(wrong(why)))
+}
+
+impl Client {
+    /// # Errors
+    /// The program can't be started. What it fails in is within.
+    fn save(
+        &self,
+        name: &str,
+        shown: &str,
+        scratch: &dyn Fn() -> io::Result<File>,
+        cancel: &Cancel,
+    ) -> io::Result<Result<Spooled, Error>> {
+        let mut command = Command::new(self.program);
+        command.args(self.arguments).arg(name).stdin(Stdio::null());
+        command.stderr(Stdio::piped());
+        let file = Named::new();
+        match self.to_file {
+            true => {
+                let mut target = OsString::from("docker-archive:");
+                target.push(&file.0);
+                target.push(format!(":{name}"));
+                command.arg(target).stdout(Stdio::null());
+            }
+            false => {
+                command.stdout(Stdio::piped());
+            }
+        }
+        let mut running = Running(command.spawn()?);
+        let complaints = running.0.stderr.take().map(|mut stderr| {
+            thread::spawn(move || {
+                let mut text = Vec::new();
+                let _ = stderr.by_ref().take(MOST_COMPLAINTS).read_to_end(&mut text);
+                let _ = io::copy(&mut stderr, &mut io::sink());
+                String::from_utf8_lossy(&text).into_owned()
+            })
+        });
+        let spooled = running.0.stdout.take().map(|stdout| {
+            let pipe = File::from(OwnedFd::from(stdout));
+            Spooled::of_pipe(pipe, shown.to_owned(), scratch, cancel)
+        });
+        let status = match &spooled {
+            // It would wait for ever for somebody to take its output.
+            Some(Err(_)) if cancel.is_cancelled() => {
+                let _ = running.0.kill();
+                running.0.wait()
+            }
+            _ => running.0.wait(),
+        };
+        let complaints = complaints.and_then(|reading| reading.join().ok());
+        let complaints = complaints.unwrap_or_default();
+        Ok(match status {
+            _ if cancel.is_cancelled() => Err(Error::Interrupted),
+            Ok(status) if status.success() => match spooled {
+                Some(spooled) => spooled,
+                None => file.open(shown),
+            },
+            Ok(status) => {
+                let said = complaints
+                    .lines()
+                    .rev()
+                    .find(|line| !line.trim().is_empty());
+                Err(Error::Origin {
+                    place: shown.to_owned(),
+                    why: match said {
+                        Some(said) => format!("{} says: {}", self.program, said.trim()),
+                        None => format!("{} ended with {status}", self.program),
+                    },
+                })
+            }
+            Err(error) => Err(Error::Origin {
+                place: shown.to_owned(),
+                why: format!("{}: {error}", self.program),
+            }),
+        })
+    }
+}
+
+/// A process that does not outlive this.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A file that a program makes, and that does not outlive this.
+struct Named(PathBuf);
+
+impl Named {
+    fn new() -> Self {
+        let name = format!(".standin-{}.tar", UploadId::random());
+        Self(std::env::temp_dir().join(name))
+    }
+
+    fn open(&self, shown: &str) -> Result<Spooled, Error> {
+        let file = File::open(&self.0).map_err(|error| Error::Origin {
+            place: shown.to_owned(),
+            why: format!("what was saved can't be read: {error}"),
+        })?;
+        Ok(Spooled {
+            file,
+            shown: shown.to_owned(),
+            stem: None,
+        })
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+const DOCKER: &[Client] = &[Client {
+    program: "docker",
+    arguments: &["save", "--"],
+    to_file: false,
+}];
+
+const PODMAN: &[Client] = &[
+    Client {
+        program: "podman",
+        arguments: &["save", "--quiet", "--format", "docker-archive", "--"],
+        to_file: false,
+    },
+    Client {
+        program: "buildah",
+        arguments: &["push", "--quiet", "--"],
+        to_file: true,
+    },
+];
+
+/// In bytes, of what a program says of its failure.
+const MOST_COMPLAINTS: u64 = 64 << 10;

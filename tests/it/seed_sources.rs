@@ -1,0 +1,149 @@
+//! Images from what docker, podman, buildah and other registries have, and from a pipe.
+
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use crate::support::{
+    FakeUpstream, TestRegistry,
+    image::Image,
+    registry::Builder,
+    saved::{Layer, Saved},
+    seeding::{Place, refused, told},
+    within,
+};
+
+#[tokio::test]
+async fn a_signal_ends_a_seed_that_waits_for_its_input() {
+    let layer = Layer::plain(1, 3_000_000);
+    let whole = Saved::of(&[(&["acme/app:1"], &[&layer])]).bytes();
+    let place = Place::new();
+    let mut command = tokio::process::Command::from(place.command(&["docker-archive:-"]));
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // More than a pipe holds: once it is written, somebody has read.
+    tokio::io::AsyncWriteExt::write_all(&mut stdin, &whole[..1_000_000])
+        .await
+        .unwrap();
+    let pid = child.id().unwrap().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let output = within("the end of the seed", child.wait_with_output())
+        .await
+        .unwrap();
+    let said = refused(&output);
+    assert!(said.contains("interrupted"), "{said}");
+    place.assert_untouched(&said);
+    drop(stdin);
+}
+
+/// A program in a directory of its own, for PATH.
+fn program(place: &Place, name: &str, script: &str) -> PathBuf {
+    let bin = place.file("bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    let path = bin.join(name);
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    bin
+}
+
+/// Only what the test has put into `bin` is docker, podman or buildah.
+fn with_path(place: &Place, bin: &Path, source: &str) -> Output {
+    let mut command = place.command(&[source]);
+    command.env("PATH", bin).output().unwrap()
+}
+
+#[test]
+fn images_of_docker_podman_and_buildah_come_by_their_own_export() {
+    let layer = Layer::plain(1, 300_000);
+    let saved = Saved::of(&[(&["localhost/app:1"], &[&layer])]);
+    let place = Place::new();
+    place.saved("app.tar", &saved);
+    let archive = place.file("app.tar");
+    let archive = archive.display();
+    let bin = program(
+        &place,
+        "docker",
+        &format!("[ \"$*\" = 'save -- app:1' ] && /bin/cat {archive}"),
+    );
+    let seeded = told(&with_path(&place, &bin, "docker-daemon:app:1"));
+    assert_eq!(seeded[0].0, "app:1");
+
+    // podman is not there, so buildah is asked, which writes files only.
+    let script = format!(
+        "for last; do :; done; last=${{last#docker-archive:}}; /bin/cat {archive} > \"${{last%%:*}}\""
+    );
+    let place = Place::new();
+    let bin = program(&place, "buildah", &script);
+    let output = with_path(&place, &bin, "containers-storage:app:1");
+    assert_eq!(told(&output), seeded);
+
+    for (script, fragment) in [
+        (
+            "echo 'no such image: app' >&2; exit 3",
+            "docker says: no such image: app",
+        ),
+        ("exit 3", "docker ended with exit status: 3"),
+        ("/usr/bin/head -c 1000 /dev/urandom", "no tar archive"),
+    ] {
+        let place = Place::new();
+        let bin = program(&place, "docker", script);
+        let said = refused(&with_path(&place, &bin, "docker-daemon:app"));
+        assert!(said.contains(fragment), "{said}");
+        assert!(said.contains("docker-daemon:app"), "{said}");
+        place.assert_untouched(&said);
+    }
+    let place = Place::new();
+    let bin = place.file("nothing");
+    let said = refused(&with_path(&place, &bin, "containers-storage:app"));
+    assert!(said.contains("podman or buildah"), "{said}");
+}
+
+// The upstream answers while a command is waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_of_another_registry_becomes_the_jobs_own() {
+    let image = Image::small(7);
+    let upstream = FakeUpstream::start().await;
+    upstream.add_image("acme/tool", "1", &image);
+    let builder = TestRegistry::builder().registry("quay.io", &upstream.url());
+    let at = |source: &str, builder: &Builder| {
+        Command::new(env!("CARGO_BIN_EXE_standin"))
+            .args(["seed", "--data", builder.data().to_str().unwrap()])
+            .args(["--state", builder.state().to_str().unwrap(), source])
+            .env_clear()
+            .env("STANDIN_REGISTRY", format!("quay.io={}", upstream.url()))
+            .output()
+            .unwrap()
+    };
+    let own = |name: &str| [(name.to_owned(), image.manifest.digest.clone())];
+    // Into the directory, and then through the one that runs.
+    let seeded = told(&at("docker://quay.io/acme/tool:1", &builder));
+    assert_eq!(seeded, own("quay.io/acme/tool:1"));
+    let registry = builder.clone().start().await;
+    let seeded = told(&at("docker://quay.io/acme/tool:1=mine:2", &builder));
+    assert_eq!(seeded, own("mine:2"));
+    let by_digest = format!("docker://quay.io/acme/tool@{}", image.manifest.digest);
+    assert!(refused(&at(&by_digest, &builder)).contains("no tag"));
+    let seeded = told(&at(&format!("{by_digest}=mine:3"), &builder));
+    assert_eq!(seeded, own("mine:3"));
+    let said = refused(&at("docker://quay.io/acme/none:1", &builder));
+    assert!(said.contains("quay.io/acme/none"), "{said}");
+    // From now on nobody has to be asked.
+    drop(upstream);
+    let client = registry.client();
+    for (name, tag) in [("quay.io/acme/tool", "1"), ("mine", "2"), ("mine", "3")] {
+        client.pull_image(name, tag, &image).await;
+    }
+    registry.store().assert_sound();
+}
