@@ -29,6 +29,7 @@
 //!      transfer                             images carried between registries, layouts and archives
 //! L4   proxy    tls    http                 connections, certificates, the spec's endpoints
 //! L3   registry                             the rules: what a name means, who wins, what a push must bring
+//!      upkeep                               what is on disk, whether it is sound, and what of it may go
 //! L2   cache  upstream                      one download for all who ask; how other registries are asked
 //! L1   storage                              bytes at rest
 //! L0   types  metrics  activity             values of the spec, parsed once; what is counted, and what happened by name
@@ -84,6 +85,9 @@
 //! | How do many clients share one download, and how does it go on when it breaks off? | `cache/fill.rs`; `cache/download.rs` |
 //! | How old may a tag's answer be? | `cache/mod.rs`, `Cache::manifest` |
 //! | What is evicted, and when? | `cache/plan.rs`, pure; `cache/size.rs` counts and applies; `storage/eviction.rs` removes |
+//! | What of a data directory can be wrong, and what does a repair do? | `upkeep/verify.rs`; `upkeep/repair.rs` |
+//! | What does `prune` take, and in which order? | `upkeep/prune.rs`, `prune` |
+//! | What is a file in the data directory? | `storage/record.rs`, `Record::at`; all of them: `storage/survey.rs` |
 //! | What is sent to an upstream, and what do its failures become? | `upstream/mod.rs`; then `classify_upstream` in `http/error.rs` |
 //! | Which log-in or token is an upstream shown? | `upstream/auth.rs`; where log-ins come from: `upstream/credentials.rs` |
 //! | Who may do this? | `registry/access/mod.rs`, `Access::permit`; what a client shows and is told: `http/auth.rs` |
@@ -116,4 +120,5 @@ pub mod storage;
 pub mod tls;
 pub mod transfer;
 pub mod types;
+pub mod upkeep;
 pub mod upstream;

@@ -43,6 +43,7 @@ pub use crate::upstream::{Cause, Error as UpstreamError, HEADER_BUDGET, Patience
 pub use body::Body;
 pub use discovery::TagPage;
 pub use download::Pace;
+pub use plan::{Goal, Plan, Step, plan};
 pub use size::{CacheSize, Keep, MaxSize};
 
 /// A manifest to be answered with.

@@ -9,6 +9,7 @@
 //! - What is being read stays, but not its manifest. What a client was told is here stays, and with it one manifest
 //!   by which its repository has it. A manifest stays as long as anything that it names is being fetched.
 //! - A plan that frees too little is none: it would cost content and gain nothing.
+//! - What is due goes whatever it frees, and before all else.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,26 +23,32 @@ use crate::{
 
 /// What goes, in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Plan {
-    pub(super) steps: Vec<Step>,
+pub struct Plan {
+    pub steps: Vec<Step>,
     /// What that frees.
-    pub(super) bytes: u64,
+    pub bytes: u64,
 }
 
 /// One unit: entries, then the content that nothing needs without them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Step {
-    pub(super) manifest: Option<(CanonicalName, Digest)>,
-    pub(super) contents: Vec<Digest>,
+pub struct Step {
+    pub manifest: Option<(CanonicalName, Digest)>,
+    pub contents: Vec<Digest>,
 }
 
-/// How to free `wanted` bytes, or at least `needed`. `filling` is under way.
-pub(super) fn plan(
-    cached: &Cached,
-    filling: &HashSet<Digest>,
-    needed: u64,
-    wanted: u64,
-) -> Option<Plan> {
+/// What a plan is to come to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Goal {
+    /// Bytes to be freed at least.
+    pub needed: u64,
+    /// Bytes to be freed if they can.
+    pub wanted: u64,
+    /// Due is what was not used since then, and what no manifest names. Without it nothing is.
+    pub due: Option<SystemTime>,
+}
+
+/// How to come to the goal. `filling` is under way.
+pub fn plan(cached: &Cached, filling: &HashSet<Digest>, goal: Goal) -> Option<Plan> {
     let manifests = &cached.manifests;
     // How many manifests claim a content, and how many of a repository one that was promised.
     let mut claims: HashMap<&Digest, usize> = HashMap::new();
@@ -67,20 +74,20 @@ pub(super) fn plan(
             .filter_map(|named| own_use.get(&(&manifest.name, named)));
         let latest = children.max();
         let used = latest.map_or(manifest.used, |latest| manifest.used.max(*latest));
-        units.push((used, latest.is_some(), Unit::Manifest(manifest)));
+        let due = goal.due.is_some_and(|since| used < since);
+        units.push((!due, used, latest.is_some(), Unit::Manifest(manifest)));
     }
     for (digest, content) in &cached.contents {
         if !claims.contains_key(digest) {
-            units.push((content.since, false, Unit::Loose(digest)));
+            let due = goal.due.is_some();
+            units.push((!due, content.since, false, Unit::Loose(digest)));
         }
     }
-    units.sort_by(|(one, one_above, _), (other, other_above, _)| {
-        (one, one_above).cmp(&(other, other_above))
-    });
+    units.sort_by_key(|(spared, used, above, _)| (*spared, *used, *above));
 
     let mut plan = Plan::default();
-    for (_, _, unit) in units {
-        if plan.bytes >= wanted {
+    for (spared, _, _, unit) in units {
+        if spared && plan.bytes >= goal.wanted {
             break;
         }
         let freed: Vec<&Digest> = match unit {
@@ -90,7 +97,7 @@ pub(super) fn plan(
                     filling.contains(digest) || promised.get(&(&manifest.name, digest)) == Some(&1)
                 };
                 let caches = |digest: &Digest| cached.contents.contains_key(digest);
-                if claimed(manifest).any(stays) || !claimed(manifest).any(caches) {
+                if claimed(manifest).any(stays) || (spared && !claimed(manifest).any(caches)) {
                     continue;
                 }
                 for digest in claimed(manifest) {
@@ -125,7 +132,7 @@ pub(super) fn plan(
         };
         plan.steps.push(Step { manifest, contents });
     }
-    (plan.bytes >= needed).then_some(plan)
+    (plan.bytes >= goal.needed).then_some(plan)
 }
 
 #[derive(Clone, Copy)]
@@ -183,7 +190,12 @@ mod tests {
             (*found.unwrap()).to_owned()
         };
         let filling = filling.iter().map(|of| digest(of)).collect();
-        let plan = plan(cached, &filling, needed, needed)?;
+        let goal = Goal {
+            needed,
+            wanted: needed,
+            due: None,
+        };
+        let plan = plan(cached, &filling, goal)?;
         let contents = plan
             .steps
             .iter()

@@ -17,7 +17,7 @@ use std::{
 
 use super::{
     Cache,
-    plan::{Plan, plan},
+    plan::{Goal, Plan, plan},
 };
 use crate::{
     storage::{self, Room, Staging, Store},
@@ -30,6 +30,16 @@ pub enum MaxSize {
     Bytes(u64),
     /// Percent of what is free or cached at the start.
     Share(u8),
+}
+
+impl MaxSize {
+    /// In bytes, where so much is free or cached.
+    pub fn of(self, free_or_cached: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Share(percent) => share(percent, free_or_cached),
+        }
+    }
 }
 
 impl Default for MaxSize {
@@ -257,9 +267,13 @@ impl Size {
             return false;
         }
         // Somewhat more, so that not every fill has to look through the whole cache.
-        let wanted = needed.max(cap / SPARE);
+        let goal = Goal {
+            needed,
+            wanted: needed.max(cap / SPARE),
+            due: None,
+        };
         let found = self.store.cached();
-        let evicted = found.map(|cached| match plan(&cached, &filling, needed, wanted) {
+        let evicted = found.map(|cached| match plan(&cached, &filling, goal) {
             Some(plan) => self.apply(&plan),
             None => log::debug!("{needed} bytes are needed, and nothing can be evicted now"),
         });
@@ -369,6 +383,7 @@ fn mebibytes(bytes: u64) -> u64 {
     bytes.div_ceil(1 << 20)
 }
 
+/// So many percent of it.
 fn share(percent: u8, of: u64) -> u64 {
     let share = u128::from(of) * u128::from(percent) / 100;
     u64::try_from(share).unwrap_or(u64::MAX)

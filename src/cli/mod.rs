@@ -8,14 +8,18 @@ mod configure;
 mod export;
 mod guard;
 mod interrupt;
+mod list;
 mod man;
 mod progress;
+mod prune;
 mod reach;
 mod run;
 mod seed;
 mod serve;
 mod status;
 mod stop;
+mod upkeep;
+mod verify;
 mod wait;
 mod which;
 
@@ -54,6 +58,12 @@ enum Command {
     Seed(Box<seed::Arguments>),
     /// Write images to a layout or an archive, for the next job or another machine
     Export(Box<export::Arguments>),
+    /// List the images in a data directory, with their sizes and when they were last used
+    List(list::Arguments),
+    /// Look whether all in a data directory is as it should be, and set aside what is not
+    Verify(verify::Arguments),
+    /// Make a data directory smaller, for the next job: what was pulled and not used, what nothing names
+    Prune(Box<prune::Arguments>),
     /// Show the certificate authority that clients are to trust
     Ca(ca::Arguments),
     /// Point docker, containerd, podman, BuildKit, kind, the system or a shell at a standin that runs
@@ -80,6 +90,9 @@ impl Cli {
             Command::Wait(arguments) => arguments.run(),
             Command::Seed(arguments) => arguments.run().map(done),
             Command::Export(arguments) => arguments.run().map(done),
+            Command::List(arguments) => arguments.run().map(done),
+            Command::Verify(arguments) => arguments.run(),
+            Command::Prune(arguments) => arguments.run().map(done),
             Command::Ca(arguments) => arguments.run().map(done),
             Command::Configure(arguments) => arguments.run().map(done),
             Command::Completions(arguments) => arguments.run().map(done),

@@ -40,6 +40,12 @@ pub(super) trait Backend: Send + Sync + 'static {
         Ok(self.list(prefix)?.iter().any(|name| accept(name)))
     }
 
+    /// Tells of everything below `prefix`, or at it, in no order.
+    fn walk(&self, prefix: &Key, found: &mut dyn FnMut(Key, Leaf));
+
+    /// Moves what is at `from`, whatever it is, to `to`, where nothing is yet. Whether there was anything.
+    fn set_aside(&self, from: &Key, to: &Key) -> io::Result<bool>;
+
     /// A private place for bytes of the session `id`, empty.
     fn create_part(&self, id: UploadId) -> io::Result<Arc<dyn PartFile>>;
 
@@ -64,6 +70,17 @@ pub(super) trait Backend: Send + Sync + 'static {
 
     /// Bytes that can still be written, as far as the place can tell.
     fn free_space(&self) -> io::Result<u64>;
+}
+
+/// What a walk ends at.
+#[derive(Debug)]
+pub(super) enum Leaf {
+    /// A record or content, as far as its place tells; of so many bytes.
+    File(u64),
+    /// A directory with nothing in it.
+    Hollow,
+    /// It can't be looked at, or into.
+    Closed(io::Error),
 }
 
 /// `length` bytes from the start of a part.

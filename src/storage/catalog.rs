@@ -18,24 +18,36 @@ impl Store {
     /// The names of all local repositories that hold a manifest, read from the medium.
     pub fn catalog(&self) -> Result<Vec<CanonicalName>, Error> {
         let mut names = Vec::new();
-        for source in self.list(&layout::local())? {
-            if RegistryHost::from_component(&source).is_some() {
-                self.collect(&source, &mut names)?;
+        for name in self.names(Namespace::Local)? {
+            if self.holds_manifests(Namespace::Local, &name)? {
+                names.push(name);
             }
         }
         Ok(names)
     }
 
-    fn collect(&self, path: &str, names: &mut Vec<CanonicalName>) -> Result<(), Error> {
-        if let Ok(name) = path.parse::<CanonicalName>()
-            && self.holds_manifests(Namespace::Local, &name)?
-        {
-            names.push(name);
+    /// The names of all repositories that may be there: there is a directory of theirs, or of one below.
+    pub(super) fn names(&self, namespace: Namespace) -> Result<Vec<CanonicalName>, Error> {
+        let mut names = Vec::new();
+        for source in self.list(&layout::namespace(namespace))? {
+            if RegistryHost::from_component(&source).is_some() {
+                self.collect_names(namespace, &source, &mut names)?;
+            }
         }
+        Ok(names)
+    }
+
+    fn collect_names(
+        &self,
+        namespace: Namespace,
+        path: &str,
+        names: &mut Vec<CanonicalName>,
+    ) -> Result<(), Error> {
+        names.extend(path.parse::<CanonicalName>());
         // A repository's name may be the beginning of another's. Entries of ours begin with an underscore.
-        for component in self.list(&layout::below_local(path))? {
+        for component in self.list(&layout::below_namespace(namespace, path))? {
             if !component.starts_with('_') {
-                self.collect(&format!("{path}/{component}"), names)?;
+                self.collect_names(namespace, &format!("{path}/{component}"), names)?;
             }
         }
         Ok(())
@@ -63,16 +75,14 @@ impl Store {
         }
     }
 
-    pub(super) fn add_holder(
+    /// Records that the repository may serve the content. It comes before whatever gives the right, and goes after it.
+    pub fn add_holder(
         &self,
         namespace: Namespace,
         name: &CanonicalName,
         digest: &Digest,
     ) -> Result<(), Error> {
-        let holder = Holder {
-            local: namespace == Namespace::Local,
-            name: name.clone(),
-        };
+        let holder = Holder::new(namespace, name);
         self.put_entry(&layout::holder(digest, &holder.id()), &holder)?;
         match namespace {
             Namespace::Local => self.recount_if_counted(digest),
@@ -86,10 +96,7 @@ impl Store {
         name: &CanonicalName,
         digest: &Digest,
     ) -> Result<(), Error> {
-        let holder = Holder {
-            local: namespace == Namespace::Local,
-            name: name.clone(),
-        };
+        let holder = Holder::new(namespace, name);
         let key = layout::holder(digest, &holder.id());
         self.backend
             .delete(&key)
@@ -103,8 +110,15 @@ impl Store {
 }
 
 impl Holder {
+    pub(super) fn new(namespace: Namespace, name: &CanonicalName) -> Self {
+        Self {
+            local: namespace == Namespace::Local,
+            name: name.clone(),
+        }
+    }
+
     /// A component of fixed length, since a name may be longer than a file's can be.
-    fn id(&self) -> String {
+    pub(super) fn id(&self) -> String {
         let namespace = if self.local { "_local/" } else { "" };
         Digest::of(
             Algorithm::Sha256,

@@ -34,6 +34,11 @@ impl Content {
         read_piece(&*self.file, 0, self.size)
     }
 
+    /// Fills `buffer` from `offset`; short only at the end. Blocks.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read_at(offset, buffer)
+    }
+
     /// The bytes `range` in pieces of `piece` bytes; while one is being sent, the next is read.
     pub fn stream(
         self,

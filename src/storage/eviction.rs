@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{Error, Holder, InUse, Op, Pin, Reason, Store, layout, layout::Key, uses::PROMISE};
-use crate::types::{CanonicalName, Digest, Namespace, RegistryHost};
+use crate::types::{CanonicalName, Digest, Namespace};
 
 /// The medium learns of a manifest's use once in so long, so that a pull writes nothing.
 const NOTED_EVERY: Duration = Duration::from_secs(60);
@@ -110,10 +110,8 @@ impl Store {
             }
         }
         let mut manifests = Vec::new();
-        for source in self.list(&layout::sources())? {
-            if RegistryHost::from_component(&source).is_some() {
-                self.collect_cached(&source, &mut manifests)?;
-            }
+        for name in self.names(Namespace::Upstream)? {
+            self.collect_cached(&name, &mut manifests)?;
         }
         Ok(Cached {
             manifests,
@@ -122,31 +120,26 @@ impl Store {
         })
     }
 
-    fn collect_cached(&self, path: &str, found: &mut Vec<CachedManifest>) -> Result<(), Error> {
-        if let Ok(name) = path.parse::<CanonicalName>() {
-            let first = found.len();
-            let manifests = layout::manifests(Namespace::Upstream, &name);
-            for component in self.list(&manifests)? {
-                if let Some(digest) = layout::parse_digest(&component)
-                    && let Some(used) = self.last_use(&name, &digest)?
-                {
-                    found.push(CachedManifest {
-                        name: name.clone(),
-                        digest,
-                        used,
-                        names: Vec::new(),
-                    });
-                }
-            }
-            self.add_named(&name, &mut found[first..])?;
-        }
-        // A repository's name may be the beginning of another's. Entries of ours begin with an underscore.
-        for component in self.list(&layout::below_sources(path))? {
-            if !component.starts_with('_') {
-                self.collect_cached(&format!("{path}/{component}"), found)?;
+    fn collect_cached(
+        &self,
+        name: &CanonicalName,
+        found: &mut Vec<CachedManifest>,
+    ) -> Result<(), Error> {
+        let first = found.len();
+        let manifests = layout::manifests(Namespace::Upstream, name);
+        for component in self.list(&manifests)? {
+            if let Some(digest) = layout::parse_digest(&component)
+                && let Some(used) = self.last_use(name, &digest)?
+            {
+                found.push(CachedManifest {
+                    name: name.clone(),
+                    digest,
+                    used,
+                    names: Vec::new(),
+                });
             }
         }
-        Ok(())
+        self.add_named(name, &mut found[first..])
     }
 
     /// Tells the manifests of one repository what they name.

@@ -7,7 +7,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,7 +18,7 @@ use rustix::fs::{CWD, FallocateFlags, RenameFlags};
 
 use super::{
     Durability,
-    backend::{Backend, Part, PartFile, ReadAt},
+    backend::{Backend, Leaf, Part, PartFile, ReadAt},
     layout::{self, Key},
 };
 use crate::types::{Digest, UploadId};
@@ -57,6 +57,18 @@ impl Fs {
             }
         }
         Err(io::ErrorKind::NotFound.into())
+    }
+
+    /// Whether the entry is a directory to be looked into. A link that leads back into the data directory is none.
+    fn leads_on(&self, entry: &fs::DirEntry) -> io::Result<bool> {
+        let kind = entry.file_type()?;
+        if !kind.is_symlink() {
+            return Ok(kind.is_dir());
+        }
+        match entry.path().canonicalize() {
+            Ok(target) => Ok(target.is_dir() && !target.starts_with(self.root.canonicalize()?)),
+            Err(_) => Ok(false),
+        }
     }
 
     /// For `Durability::Full`: a directory made on the way is durable only once its own parent is.
@@ -171,6 +183,64 @@ impl Backend for Fs {
             }
         }
         Ok(false)
+    }
+
+    fn walk(&self, prefix: &Key, found: &mut dyn FnMut(Key, Leaf)) {
+        let entries = match fs::read_dir(self.path(prefix)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                match fs::metadata(self.path(prefix)) {
+                    Ok(metadata) => found(prefix.clone(), Leaf::File(metadata.len())),
+                    Err(error) => found(prefix.clone(), Leaf::Closed(error)),
+                }
+                return;
+            }
+            Err(error) => return found(prefix.clone(), Leaf::Closed(error)),
+        };
+        let mut hollow = true;
+        for entry in entries {
+            hollow = false;
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => return found(prefix.clone(), Leaf::Closed(error)),
+            };
+            // A name that is no UTF-8 is none of ours.
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            let key = layout::below(prefix, name);
+            match self.leads_on(&entry) {
+                Ok(true) => self.walk(&key, found),
+                Ok(false) => match fs::metadata(entry.path()) {
+                    Ok(metadata) => found(key, Leaf::File(metadata.len())),
+                    // Gone since it was listed, or a link to nothing.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        if entry.path().is_symlink() {
+                            found(key, Leaf::Closed(error));
+                        }
+                    }
+                    Err(error) => found(key, Leaf::Closed(error)),
+                },
+                Err(error) if is_absence(&error) => {}
+                Err(error) => found(key, Leaf::Closed(error)),
+            }
+        }
+        if hollow {
+            found(prefix.clone(), Leaf::Hollow);
+        }
+    }
+
+    fn set_aside(&self, from: &Key, to: &Key) -> io::Result<bool> {
+        let (from, to) = (self.path(from), self.path(to));
+        if let Err(error) = fs::symlink_metadata(&from) {
+            return match is_absence(&error) {
+                true => Ok(false),
+                false => Err(error),
+            };
+        }
+        self.place(&to, || fs::rename(&from, &to))?;
+        self.sync_directories(&from)?;
+        Ok(true)
     }
 
     fn create_part(&self, id: UploadId) -> io::Result<Arc<dyn PartFile>> {
@@ -321,135 +391,9 @@ fn rename_onto_new_name(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// The key is not there: no such name, or a parent that is no directory.
-fn is_absence(error: &io::Error) -> bool {
+pub(super) fn is_absence(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
     )
-}
-
-/// The data directory as one process's own, for as long as this lives.
-pub(super) struct Claim {
-    _lock: File,
-}
-
-impl Claim {
-    /// Makes the directory if need be, locks it, checks its version, and sweeps what an earlier process left half-written.
-    pub(super) fn take(root: &Path, durability: Durability) -> Result<Self, super::OpenError> {
-        let failed = |what: &'static str| {
-            move |source| super::OpenError::Io {
-                what,
-                path: root.to_owned(),
-                source,
-            }
-        };
-        fs::create_dir_all(root).map_err(failed("make"))?;
-        if let Some(found) = foreign(root).map_err(failed("read"))? {
-            return Err(super::OpenError::Foreign {
-                path: root.to_owned(),
-                found,
-            });
-        }
-        let mut lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(root.join("lock"))
-            .map_err(failed("write to"))?;
-        if let Err(error) =
-            rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-        {
-            if error != rustix::io::Errno::WOULDBLOCK {
-                return Err(failed("lock")(error.into()));
-            }
-            let mut pid = String::new();
-            let _ = lock.read_to_string(&mut pid);
-            return Err(super::OpenError::InUse {
-                path: root.to_owned(),
-                pid: pid.trim().to_owned(),
-            });
-        }
-        check_version(root, durability)?;
-        lock.set_len(0)
-            .and_then(|()| lock.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0))
-            .map_err(failed("lock"))?;
-        let uploads = root.join(layout::uploads().as_str());
-        sweep(&uploads).map_err(failed("sweep the uploads of"))?;
-        fs::create_dir_all(&uploads).map_err(failed("write to"))?;
-        Ok(Self { _lock: lock })
-    }
-}
-
-/// Something in a directory that is not ours: whoever named it, such as a home directory, did not mean it to be filled and
-/// swept.
-fn foreign(root: &Path) -> io::Result<Option<String>> {
-    const HARMLESS: [&str; 5] = ["lock", "version", "lost+found", ".gitignore", ".gitkeep"];
-    let version = fs::read(root.join(layout::version().as_str())).unwrap_or_default();
-    if !version.is_empty() {
-        return Ok(None);
-    }
-    for entry in fs::read_dir(root)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if !HARMLESS.contains(&name.as_str()) {
-            return Ok(Some(name));
-        }
-    }
-    Ok(None)
-}
-
-/// Takes a directory of our layout, and makes an empty one that.
-fn check_version(root: &Path, durability: Durability) -> Result<(), super::OpenError> {
-    let path = root.join(layout::version().as_str());
-    let failed = |what| {
-        move |source| super::OpenError::Io {
-            what,
-            path: root.to_owned(),
-            source,
-        }
-    };
-    let text = match fs::read_to_string(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        read => read.map_err(failed("read the version of"))?,
-    };
-    // A start that a full disk or a signal cut off leaves an empty file: nothing was stored then.
-    if text.trim().is_empty() {
-        fs::write(&path, format!("{}\n", layout::VERSION)).map_err(failed("write to"))?;
-    } else if !text
-        .trim()
-        .parse::<u32>()
-        .is_ok_and(|found| found <= layout::VERSION)
-    {
-        return Err(super::OpenError::Version {
-            path: root.to_owned(),
-            found: text.trim().to_owned(),
-        });
-    }
-    if durability == Durability::Full {
-        for place in [&*path, root] {
-            File::open(place)
-                .and_then(|place| place.sync_all())
-                .map_err(failed("sync"))?;
-        }
-    }
-    Ok(())
-}
-
-fn sweep(uploads: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(uploads) {
-        Ok(entries) => entries,
-        Err(error) if is_absence(&error) => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let mut swept = 0_u32;
-    for entry in entries {
-        fs::remove_file(entry?.path())?;
-        swept += 1;
-    }
-    if swept > 0 {
-        log::info!(
-            "removed {swept} files of uploads and downloads that an earlier run left unfinished; their clients begin anew"
-        );
-    }
-    Ok(())
 }

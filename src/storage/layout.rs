@@ -36,6 +36,12 @@ impl Key {
     pub(super) fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What it lies directly below; `None` for what lies in the data directory itself.
+    pub(super) fn parent(&self) -> Option<Self> {
+        let (parent, _) = self.0.rsplit_once('/')?;
+        Some(Self(parent.to_owned()))
+    }
 }
 
 impl fmt::Display for Key {
@@ -71,6 +77,28 @@ impl Reason {
             Self::Named(digest) => digest_component(digest),
         }
     }
+}
+
+/// The data directory itself.
+pub(super) fn root() -> Key {
+    Key(String::new())
+}
+
+/// `name` is one that a listing gave.
+pub(super) fn below(prefix: &Key, name: &str) -> Key {
+    match prefix.0.is_empty() {
+        true => Key(name.to_owned()),
+        false => Key(format!("{prefix}/{name}")),
+    }
+}
+
+pub(super) fn quarantine() -> Key {
+    Key("quarantine".to_owned())
+}
+
+/// Where the repair of that number puts what it finds at `key`.
+pub(super) fn quarantined(repair: u64, key: &Key) -> Key {
+    Key(format!("quarantine/{repair}/{key}"))
 }
 
 pub(super) fn version() -> Key {
@@ -181,23 +209,17 @@ pub(super) fn holder(digest: &Digest, id: &str) -> Key {
     Key(format!("{}/{id}", holders(digest)))
 }
 
-pub(super) fn local() -> Key {
-    Key("namespaces/_local".to_owned())
+/// What was pushed or seeded, or what was pulled through, by source; `_local` lies beside the latter.
+pub(super) fn namespace(namespace: Namespace) -> Key {
+    match namespace {
+        Namespace::Local => Key("namespaces/_local".to_owned()),
+        Namespace::Upstream => Key("namespaces".to_owned()),
+    }
 }
 
 /// `path` is made of names that a listing gave.
-pub(super) fn below_local(path: &str) -> Key {
-    Key(format!("namespaces/_local/{path}"))
-}
-
-/// What was pulled through, by source, and `_local` beside it.
-pub(super) fn sources() -> Key {
-    Key("namespaces".to_owned())
-}
-
-/// `path` is made of names that a listing gave.
-pub(super) fn below_sources(path: &str) -> Key {
-    Key(format!("namespaces/{path}"))
+pub(super) fn below_namespace(namespace: Namespace, path: &str) -> Key {
+    below(&self::namespace(namespace), path)
 }
 
 fn repository(namespace: Namespace, name: &CanonicalName) -> String {

@@ -10,6 +10,7 @@
 
 mod backend;
 mod catalog;
+mod claim;
 mod content;
 mod entries;
 mod eviction;
@@ -17,9 +18,13 @@ mod fs;
 mod layout;
 mod ledger;
 mod locks;
+mod look;
+mod quarantine;
 mod receive;
+mod record;
 mod referrers;
 mod removal;
+mod survey;
 mod tags;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -46,8 +51,11 @@ pub use content::Content;
 pub use entries::{ManifestEntry, Member, Membership, Owed};
 pub use eviction::{Cached, CachedContent, CachedManifest};
 pub use layout::Reason;
+pub use quarantine::Quarantine;
 pub use receive::{Batches, Interrupted, Received, Sink, receive};
+pub use record::Record;
 pub use removal::BlobRemoval;
+pub use survey::{HeldManifest, HeldTag, Odd, Oddity, Repository, Survey};
 pub use tags::TagEntry;
 pub use upload::{Chunk, NotTaken, Room, StagedBytes, Staging, UploadStatus, VerifiedBlob};
 pub use uses::{InUse, Pin};
@@ -71,28 +79,29 @@ pub struct Store {
     uses: Arc<uses::Uses>,
     recency: eviction::Recency,
     ledger: ledger::Ledger,
-    _claim: Option<fs::Claim>,
+    _claim: Option<claim::Claim>,
 }
 
 impl Store {
     /// Opens `directory` as this process's own, making it if need be. Sessions and staging of an earlier process are gone
     /// afterwards.
     pub fn open(directory: &Path, durability: Durability) -> Result<Self, OpenError> {
-        let claim = fs::Claim::take(directory, durability)?;
+        let claim = claim::Claim::take(directory, durability)?;
         let backend = Arc::new(fs::Fs::new(directory.to_owned(), durability));
         Ok(Self {
-            backend,
-            sessions: Arc::default(),
-            listings: tags::Listings::default(),
-            locks: locks::Locks::default(),
-            uses: Arc::default(),
-            recency: eviction::Recency::default(),
-            ledger: ledger::Ledger::default(),
             _claim: Some(claim),
+            ..Self::with_backend(backend)
         })
     }
 
-    #[cfg(test)]
+    /// Looks into `directory`, which may be another's at work: takes and changes nothing, and every attempt to fails. What
+    /// that one does meanwhile is seen as it comes.
+    pub fn look(directory: &Path) -> Result<Self, OpenError> {
+        claim::look(directory)?;
+        let backend = fs::Fs::new(directory.to_owned(), Durability::Job);
+        Ok(Self::with_backend(Arc::new(look::ReadOnly(backend))))
+    }
+
     fn with_backend(backend: Arc<dyn Backend>) -> Self {
         Self {
             backend,
@@ -276,6 +285,7 @@ pub enum Op {
     Write,
     List,
     Delete,
+    Move,
     Stage,
     Publish,
 }
@@ -287,6 +297,7 @@ impl fmt::Display for Op {
             Self::Write => "write",
             Self::List => "list",
             Self::Delete => "delete",
+            Self::Move => "move",
             Self::Stage => "write to",
             Self::Publish => "publish",
         })
@@ -318,6 +329,11 @@ impl Error {
     fn no_room(key: Key) -> Self {
         let full = io::Error::new(io::ErrorKind::StorageFull, "the cache has no room");
         Self::io(Op::Stage, key)(full)
+    }
+
+    /// What is there can't be read.
+    pub fn unreadable(record: &Record, source: io::Error) -> Self {
+        Self::io(Op::Read, record.key())(source)
     }
 
     /// There is no room for the content in a bounded cache.
@@ -359,6 +375,8 @@ pub enum OpenError {
     InUse { path: PathBuf, pid: String },
     #[error("the data directory {} has layout {found:?}, and this standin knows up to {}: use a newer standin, or another --data", path.display(), layout::VERSION)]
     Version { path: PathBuf, found: String },
+    #[error("there is no standin's content in {}: give --data the directory of one", path.display())]
+    Absent { path: PathBuf },
     #[error("{} is no data directory of standin, but holds {found:?}: give --data an empty directory or a new one", path.display())]
     Foreign { path: PathBuf, found: String },
 }

@@ -1,7 +1,7 @@
 //! Deleting: entries only, and in an order that leaves nothing visible without what it needs. Content stays: nothing names
 //! it any more, so that it counts as cached and goes when room is needed.
 
-use super::{Error, Op, Reason, Store, layout};
+use super::{Error, Op, Reason, Record, Store, layout};
 use crate::types::{CanonicalName, Digest, Manifest, Namespace, Tag};
 
 /// What became of a blob that was to be deleted.
@@ -109,5 +109,26 @@ impl Store {
             self.remove_member(namespace, name, digest, reason)?;
         }
         Ok(BlobRemoval::Deleted)
+    }
+
+    /// Takes away an entry that serves nothing any more: a member's reason, a holder's record, content owed. Other records
+    /// stay.
+    pub fn drop_entry(&self, record: &Record) -> Result<(), Error> {
+        match record {
+            Record::Member(namespace, name, digest, reason) => {
+                let _deleting = self.locks.deleting(*namespace, name);
+                self.remove_member(*namespace, name, digest, reason)
+            }
+            Record::Holder(digest, id) => {
+                let key = layout::holder(digest, id);
+                self.backend
+                    .delete(&key)
+                    .map_err(Error::io(Op::Delete, key))?;
+                self.backend.tidy(&layout::holders(digest));
+                self.recount(digest)
+            }
+            Record::Owed(id) => self.settle(*id),
+            _ => Ok(()),
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     Durability, Store,
-    backend::{Backend, Part, PartFile, ReadAt},
+    backend::{Backend, Leaf, Part, PartFile, ReadAt},
     fs::Fs,
     layout::{self, Key},
 };
@@ -36,6 +36,8 @@ macro_rules! under_contract {
                 an_empty_prefix_is_tidied_away_and_can_be_used_again
                 a_listing_has_what_is_directly_below
                 a_listing_of_nothing_is_empty
+                a_walk_tells_of_everything_below
+                what_is_set_aside_is_elsewhere
                 a_part_is_read_behind_what_was_written
                 a_part_that_is_cut_goes_on_where_it_was_cut
                 room_asked_for_shows_nowhere
@@ -114,6 +116,7 @@ pub(crate) enum Op {
     Delete,
     Touch,
     Remove,
+    SetAside,
     CreatePart,
     WriteAt,
     Reserve,
@@ -252,6 +255,15 @@ impl Backend for Faulty {
 
     fn list(&self, prefix: &Key) -> io::Result<Vec<String>> {
         self.inner.list(prefix)
+    }
+
+    fn walk(&self, prefix: &Key, found: &mut dyn FnMut(Key, Leaf)) {
+        self.inner.walk(prefix, found);
+    }
+
+    fn set_aside(&self, from: &Key, to: &Key) -> io::Result<bool> {
+        self.faults
+            .run(Op::SetAside, || self.inner.set_aside(from, to))
     }
 
     fn any(&self, prefix: &Key, accept: &mut dyn FnMut(&str) -> bool) -> io::Result<bool> {

@@ -21,6 +21,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "registry",
         &["types", "storage", "cache", "metrics", "activity"],
     ),
+    (
+        "upkeep",
+        &["types", "storage", "cache", "metrics", "activity"],
+    ),
     ("http", &["types", "registry", "metrics"]),
     ("tls", &["types", "metrics"]),
     ("proxy", &["types", "registry", "tls", "metrics"]),

@@ -48,6 +48,7 @@ mod configure;
 mod detach;
 mod disk;
 mod export;
+mod list;
 mod manual;
 mod metrics;
 mod relocate;
@@ -59,6 +60,7 @@ mod seed_sources;
 mod status;
 mod tls;
 mod tls_constraints;
+mod verify;
 
 // What holds under load and after a crash.
 mod big;

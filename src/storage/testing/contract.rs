@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     super::{
-        backend::{Part, PartFile},
+        backend::{Leaf, Part, PartFile},
         layout::{self, Key},
     },
     Bench,
@@ -105,7 +105,13 @@ pub(in crate::storage) fn an_empty_prefix_is_tidied_away_and_can_be_used_again(b
         bench.backend.tidy(&prefix);
         assert_eq!(bench.backend.list(&prefix).unwrap(), [""; 0]);
         // Nor is anything left above it.
-        assert_eq!(bench.backend.list(&layout::sources()).unwrap(), [""; 0]);
+        assert_eq!(
+            bench
+                .backend
+                .list(&layout::namespace(Namespace::Upstream))
+                .unwrap(),
+            [""; 0]
+        );
     }
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -144,6 +150,46 @@ pub(in crate::storage) fn a_listing_has_what_is_directly_below(bench: &Bench) {
 pub(in crate::storage) fn a_listing_of_nothing_is_empty(bench: &Bench) {
     let tags = layout::tags(Namespace::Upstream, &name());
     assert!(bench.backend.list(&tags).unwrap().is_empty());
+}
+
+pub(in crate::storage) fn a_walk_tells_of_everything_below(bench: &Bench) {
+    let digest = published(bench, b"content");
+    bench.backend.write(&tag("v1"), b"x").unwrap();
+    let mut found = BTreeSet::new();
+    bench
+        .backend
+        .walk(&layout::namespace(Namespace::Upstream), &mut |key, leaf| {
+            found.insert(format!("{key} {leaf:?}"));
+        });
+    assert_eq!(found, BTreeSet::from([format!("{} File(1)", tag("v1"))]));
+    let mut sizes = Vec::new();
+    let contents = layout::contents(digest.algorithm());
+    bench
+        .backend
+        .walk(&contents, &mut |key, leaf| sizes.push((key, leaf)));
+    assert!(
+        matches!(&sizes[..], [(key, Leaf::File(7))] if *key == layout::content(&digest)),
+        "{sizes:?}"
+    );
+    let absent = layout::owed(UploadId::random());
+    bench.backend.walk(&absent, &mut |key, leaf| {
+        panic!("{key}, which is not there, is {leaf:?}");
+    });
+}
+
+pub(in crate::storage) fn what_is_set_aside_is_elsewhere(bench: &Bench) {
+    let to = layout::quarantined(1, &tag("v1"));
+    assert!(!bench.backend.set_aside(&tag("v1"), &to).unwrap());
+    bench.backend.write(&tag("v1"), b"x").unwrap();
+    assert!(bench.backend.set_aside(&tag("v1"), &to).unwrap());
+    assert_eq!(bench.backend.read(&tag("v1")).unwrap(), None);
+    assert_eq!(bench.backend.read(&to).unwrap().as_deref(), Some(&b"x"[..]));
+    let digest = published(bench, b"content");
+    let content = layout::content(&digest);
+    let to = layout::quarantined(1, &content);
+    assert!(bench.backend.set_aside(&content, &to).unwrap());
+    assert_eq!(bench.backend.stat(&digest).unwrap(), None);
+    assert_eq!(published(bench, b"content"), digest, "there is room for it");
 }
 
 pub(in crate::storage) fn a_part_is_read_behind_what_was_written(bench: &Bench) {

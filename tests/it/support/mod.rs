@@ -4,6 +4,7 @@ pub(crate) mod client;
 pub(crate) mod credentials;
 pub(crate) mod image;
 pub(crate) mod markup;
+pub(crate) mod program;
 pub(crate) mod raw;
 pub(crate) mod registry;
 pub(crate) mod samples;

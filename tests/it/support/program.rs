@@ -1,0 +1,45 @@
+//! The binary run to its end, as a step of a job runs it.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+/// `standin` with `args` on the data directory, in an empty environment.
+pub(crate) fn standin(data: &Path, args: &[&str]) -> Output {
+    let (command, args) = args.split_first().unwrap();
+    Command::new(env!("CARGO_BIN_EXE_standin"))
+        .arg(command)
+        .arg("--data")
+        .arg(data)
+        .args(args)
+        .env_clear()
+        .output()
+        .unwrap()
+}
+
+/// What it printed, if it ended with this status.
+#[track_caller]
+pub(crate) fn told(output: &Output, status: i32) -> String {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let printed = String::from_utf8(output.stdout.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(status), "{printed}\n{said}");
+    printed
+}
+
+/// What `COMMAND --json` printed.
+#[track_caller]
+pub(crate) fn json(data: &Path, args: &[&str], status: i32) -> Value {
+    let args = [args, &["--json"]].concat();
+    let printed = told(&standin(data, &args), status);
+    serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"))
+}
+
+/// What it said of a failure.
+#[track_caller]
+pub(crate) fn refused(output: &Output, status: i32) -> String {
+    assert_eq!(told(output, status), "", "standard output is for results");
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
