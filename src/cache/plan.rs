@@ -301,4 +301,37 @@ mod tests {
         let steps = ["m2: b", "m3: c m3", "m1: a", "i: i m1 m2"];
         assert_eq!(planned(&cached, &[], 70).unwrap(), steps);
     }
+
+    #[test]
+    fn what_is_due_goes_whatever_it_frees_and_counts_for_the_rest() {
+        let mut cached = images();
+        let loose = CachedContent {
+            size: 10,
+            since: at(99),
+        };
+        cached.contents.insert(digest("loose"), loose);
+        for local in ["m1", "a"] {
+            cached.contents.remove(&digest(local));
+        }
+        let goal = |wanted, due| Goal {
+            needed: 0,
+            wanted,
+            due: Some(at(due)),
+        };
+        let gone = |goal| {
+            let plan = plan(&cached, &HashSet::new(), goal).unwrap();
+            let manifests = plan.steps.iter().filter(|step| step.manifest.is_some());
+            (manifests.count(), plan.bytes)
+        };
+        // What nothing names goes however young it is.
+        assert_eq!(gone(goal(0, 0)), (0, 10));
+        // The first image's own content is local, and it goes by its age all the same.
+        assert_eq!(gone(goal(0, 10)), (0, 10));
+        assert_eq!(gone(goal(0, 11)), (1, 10));
+        assert_eq!(gone(goal(10, 0)), (0, 10));
+        // The first one goes too, before the second, for the layer that both have.
+        assert_eq!(gone(goal(11, 0)), (2, 30));
+        assert_eq!(gone(goal(30, 11)), (2, 30));
+        assert_eq!(gone(goal(u64::MAX, 99)), (3, 60));
+    }
 }

@@ -66,14 +66,10 @@ impl Arguments {
         let config = Config::from_sources(&sources)?;
         let pruning = Pruning {
             cache: sources.gives(Key::CacheMaxSize).then_some(config.keep.most),
-            unused_since: match self.older_than {
-                None => None,
-                Some(age) => Some(
-                    SystemTime::now()
-                        .checked_sub(age)
-                        .unwrap_or(SystemTime::UNIX_EPOCH),
-                ),
-            },
+            unused_since: self.older_than.map(|age| {
+                let since = SystemTime::now().checked_sub(age);
+                since.unwrap_or(SystemTime::UNIX_EPOCH)
+            }),
             all_cached: self.all_cached,
             local: patterns(&self.local, &config)?,
             quarantine: self.quarantine,

@@ -136,29 +136,13 @@ async fn what_is_pushed_and_pulled_is_listed_and_the_numbers_are_those_of_metric
         (&totals["unnamed_bytes"], &totals["quarantined_bytes"]),
         (&0.into(), &0.into())
     );
-    let du = std::process::Command::new("du")
-        .args(["-b", "--files0-from=-"])
-        .arg("--total")
-        .stdin(files(&data.join("blobs")))
-        .output()
-        .unwrap();
-    let du = String::from_utf8(du.stdout).unwrap();
-    let total = du.lines().last().unwrap().split('\t').next().unwrap();
-    assert_eq!(totals["bytes"], total.parse::<u64>().unwrap());
+    let files = registry.store().below("blobs");
+    let sizes = files.iter().map(|file| file.rsplit(' ').next().unwrap());
+    let on_disk: u64 = sizes.map(|size| size.parse::<u64>().unwrap()).sum();
+    assert_eq!(totals["bytes"], on_disk);
 
     let _kept = registry.stop().await;
     assert_eq!(json(&data, &["list"], 0), listing, "in use or not");
-}
-
-/// The names of the files below `directory`, each ended by a zero.
-fn files(directory: &Path) -> std::process::Stdio {
-    let find = std::process::Command::new("find")
-        .arg(directory)
-        .args(["-type", "f", "-print0"])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    find.stdout.unwrap().into()
 }
 
 #[tokio::test]

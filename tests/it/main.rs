@@ -51,6 +51,7 @@ mod export;
 mod list;
 mod manual;
 mod metrics;
+mod prune;
 mod relocate;
 mod report;
 mod run;
