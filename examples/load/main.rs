@@ -8,6 +8,7 @@ mod cold;
 mod limit;
 mod report;
 mod scale;
+mod seed;
 mod server;
 
 use std::{
@@ -39,6 +40,9 @@ struct Arguments {
     /// Measure it beside another standin instead
     #[arg(long, value_name = "PROGRAM")]
     against: Option<PathBuf>,
+    /// What to measure seeding beside
+    #[arg(long, value_name = "PROGRAM", default_value = "skopeo")]
+    skopeo: PathBuf,
     /// Directory for what the servers store; left empty
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
@@ -67,6 +71,7 @@ fn main() -> anyhow::Result<()> {
             rounds: 1,
             small_requests: Duration::from_millis(200),
             repositories: 500,
+            archive: 64 * MIB,
             only: arguments.only,
         }
     } else {
@@ -75,6 +80,7 @@ fn main() -> anyhow::Result<()> {
             rounds: arguments.rounds,
             small_requests: Duration::from_secs(1),
             repositories: 10_000,
+            archive: seed::ARCHIVE,
             only: arguments.only,
         }
     };
@@ -102,6 +108,8 @@ fn main() -> anyhow::Result<()> {
         report.add(&row, Unit::Mebibytes, [standin.peak, peer.peak]);
     }
     cold::measure(&programs, &arguments.dir, &plan, &content, &mut report)?;
+    let skopeo = &arguments.skopeo;
+    seed::measure(&programs[0], skopeo, &arguments.dir, &plan, &mut report)?;
     scale::measure(&programs[0], &arguments.dir, &plan, &mut report)?;
     print!("{report}");
     if let Some(file) = &arguments.json {
@@ -119,6 +127,8 @@ struct Plan {
     small_requests: Duration,
     /// In a large store.
     repositories: usize,
+    /// Bytes of a docker archive's layers.
+    archive: usize,
     /// What the name of a row must contain.
     only: String,
 }

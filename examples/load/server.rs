@@ -168,23 +168,10 @@ impl Server {
     }
 
     pub(crate) fn memory(&self) -> anyhow::Result<Memory> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let mib = |field: &str| {
-            status
-                .lines()
-                .find_map(|line| {
-                    line.strip_prefix(field)?
-                        .trim_end_matches("kB")
-                        .trim()
-                        .parse()
-                        .ok()
-                })
-                .map(|kib: f64| kib / 1024.0)
-                .with_context(|| format!("/proc/{}/status has no {field}", self.child.id()))
-        };
+        let id = self.child.id();
         Ok(Memory {
-            now: mib("VmRSS:")?,
-            peak: mib("VmHWM:")?,
+            now: memory_of(id, "VmRSS:")?,
+            peak: peak_memory(id)?,
         })
     }
 
@@ -231,6 +218,21 @@ impl Drop for Server {
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+/// The most that a process that still runs has had, in MiB.
+pub(crate) fn peak_memory(process: u32) -> anyhow::Result<f64> {
+    memory_of(process, "VmHWM:")
+}
+
+fn memory_of(process: u32, field: &str) -> anyhow::Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let kib: Option<f64> = status.lines().find_map(|line| {
+        let value = line.strip_prefix(field)?.trim_end_matches("kB");
+        value.trim().parse().ok()
+    });
+    let kib = kib.with_context(|| format!("/proc/{process}/status has no {field}"))?;
+    Ok(kib / 1024.0)
 }
 
 fn free_address() -> anyhow::Result<SocketAddr> {

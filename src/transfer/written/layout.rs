@@ -225,7 +225,15 @@ impl Destination for LayoutWriter {
         if let Some(Value::Array(manifests)) = index.get_mut("manifests") {
             for entry in &parts.entries {
                 manifests.retain(|held| !entry.replaces(held));
-                manifests.push(entry.descriptor());
+                let others = parts.entries.iter().filter_map(|other| other.name.as_ref());
+                let is_shared = entry.name.as_ref().is_some_and(|(name, tag)| {
+                    let mut others = others.filter(|(other, _)| other != name);
+                    others.any(|(_, other)| other == tag)
+                        || manifests
+                            .iter()
+                            .any(|held| annotation(held, REF_NAME) == Some(tag))
+                });
+                manifests.push(entry.descriptor(is_shared));
             }
         }
         let index = serde_json::to_vec(&index).map_err(|error| self.staged.failed(error.into()))?;
@@ -243,16 +251,19 @@ impl Destination for LayoutWriter {
 }
 
 impl Entry {
-    fn descriptor(&self) -> Value {
+    /// Clients choose an image of several by its reference name, which is the tag, as docker has it; the whole name if the tag
+    /// `is_shared` with another image, as podman has it.
+    fn descriptor(&self, is_shared: bool) -> Value {
         let mut descriptor = json!({
             "mediaType": self.media_type,
             "digest": self.root.digest.to_string(),
             "size": self.root.size,
         });
         if let Some((name, tag)) = &self.name {
+            let whole = format!("{name}:{tag}");
             descriptor["annotations"] = json!({
-                NAME: format!("{name}:{tag}"),
-                REF_NAME: tag,
+                REF_NAME: if is_shared { &whole } else { tag },
+                NAME: whole,
             });
         }
         descriptor
@@ -260,22 +271,27 @@ impl Entry {
 
     /// Whether what an index names already is called the same; images without a name are the same if they are.
     fn replaces(&self, held: &Value) -> bool {
-        let annotation = |key| {
-            held.get("annotations")
-                .and_then(|all| all.get(key)?.as_str())
-        };
         match &self.name {
             None => {
-                annotation(REF_NAME).is_none()
+                annotation(held, REF_NAME).is_none()
                     && held.get("digest").and_then(Value::as_str)
                         == Some(&*self.root.digest.to_string())
             }
             Some((name, tag)) => {
-                annotation(REF_NAME) == Some(tag)
-                    && annotation(NAME).is_none_or(|held| held == format!("{name}:{tag}"))
+                let whole = format!("{name}:{tag}");
+                match annotation(held, NAME) {
+                    Some(held) => held == whole,
+                    None => {
+                        annotation(held, REF_NAME).is_some_and(|held| held == tag || held == whole)
+                    }
+                }
             }
         }
     }
+}
+
+fn annotation<'a>(held: &'a Value, key: &str) -> Option<&'a str> {
+    held.get("annotations")?.get(key)?.as_str()
 }
 
 /// Whether an image may be added to a directory that is there; if not, why.
