@@ -12,21 +12,26 @@ use crate::{
 /// One line on standard error, for the image whose turn it is.
 pub(super) struct Progress(ProgressBar);
 
+/// Bytes, of as many as are to come, in one line on standard error; `template` says how.
+pub(super) fn bar(template: &str) -> ProgressBar {
+    // The bar is for a person: not for a file, and not for a terminal that takes no more than text.
+    let target = match std::io::stderr().is_terminal()
+        && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
+    {
+        true => ProgressDrawTarget::stderr(),
+        false => ProgressDrawTarget::hidden(),
+    };
+    let bar = ProgressBar::with_draw_target(Some(0), target);
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
 impl Progress {
     pub(super) fn new() -> Self {
-        // The bar is for a person: not for a file, and not for a terminal that takes no more than text.
-        let target = match std::io::stderr().is_terminal()
-            && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
-        {
-            true => ProgressDrawTarget::stderr(),
-            false => ProgressDrawTarget::hidden(),
-        };
-        let bar = ProgressBar::with_draw_target(Some(0), target);
-        if let Ok(style) = ProgressStyle::with_template(LINE) {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(Duration::from_millis(200));
-        Self(bar)
+        Self(bar(LINE))
     }
 
     /// Prints while the bar is out of the way.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     serve,
-    upkeep::{Terminal, ago, claim, pattern, patterns, table, timestamp},
+    upkeep::{Waiting, ago, claim, pattern, patterns, table, timestamp},
 };
 use crate::{
     activity::words::{count, size},
@@ -81,9 +81,10 @@ impl Arguments {
                 "--dry-run works beside it, and its own --cache-max-size bounds what it keeps",
             )?,
         };
-        let terminal = Terminal::new()?;
-        let pruned = upkeep::prune(&store, &pruning, self.dry_run, &terminal)
+        let waiting = Waiting::new()?;
+        let pruned = upkeep::prune(&store, &pruning, self.dry_run, &waiting)
             .context("not all is pruned: what is left is whole, and another prune goes on")?;
+        drop(waiting);
         let text = match self.json {
             true => serde_json::to_string(&Json::new(&pruned, self.dry_run))?,
             false => text(&pruned, self.dry_run),

@@ -1,16 +1,12 @@
 //! What the commands share that look through a data directory: how it is opened, who waits, and what people read.
 
-use std::{
-    io::{self, IsTerminal as _, Write as _},
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
-};
+use std::time::SystemTime;
 
 use anyhow::bail;
+use indicatif::ProgressBar;
 
-use super::interrupt;
+use super::{interrupt, progress};
 use crate::{
-    activity::words::size,
     config::Config,
     storage::{OpenError, Store},
     transfer::Cancel,
@@ -46,46 +42,40 @@ pub(super) fn patterns(texts: &[String], config: &Config) -> anyhow::Result<Vec<
 }
 
 /// Ends the work on SIGINT and SIGTERM, and shows on a terminal how far it is.
-pub(super) struct Terminal {
+pub(super) struct Waiting {
     cancel: Cancel,
-    shown: Option<Mutex<Instant>>,
+    bar: ProgressBar,
 }
 
-impl Terminal {
+impl Waiting {
     pub(super) fn new() -> anyhow::Result<Self> {
         let cancel = Cancel::default();
         interrupt::cancels(&cancel)?;
         Ok(Self {
             cancel,
-            shown: io::stderr()
-                .is_terminal()
-                .then(|| Mutex::new(Instant::now())),
+            bar: progress::bar(LINE),
         })
-    }
-
-    /// Takes back what is shown.
-    pub(super) fn clear(&self) {
-        if self.shown.is_some() {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
     }
 }
 
-impl Watch for Terminal {
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Watch for Waiting {
     fn is_over(&self) -> bool {
         self.cancel.is_cancelled()
     }
 
     fn read(&self, bytes: u64, of: u64) {
-        const EVERY: Duration = Duration::from_millis(200);
-        let Some(shown) = &self.shown else { return };
-        let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
-        if shown.elapsed() >= EVERY {
-            *shown = Instant::now();
-            let _ = write!(io::stderr(), "\r\x1b[K{} of {}", size(bytes), size(of));
-        }
+        self.bar.set_length(of);
+        self.bar.set_position(bytes);
     }
 }
+
+const LINE: &str = "{wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}";
 
 /// `5 min ago`.
 pub(super) fn ago(moment: SystemTime) -> String {

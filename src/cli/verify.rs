@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     serve,
-    upkeep::{Terminal, claim},
+    upkeep::{Waiting, claim},
 };
 use crate::{
     activity::words::{count, size},
@@ -55,14 +55,14 @@ impl Arguments {
             true => claim(&config, "verify without --repair works beside it")?,
             false => Store::look(&config.data)?,
         };
-        let terminal = Terminal::new()?;
-        let verified = upkeep::verify(&store, config.allow_sparse, &terminal);
-        terminal.clear();
-        let mut verified = verified.context("not everything was looked at, and nothing changed")?;
+        let waiting = Waiting::new()?;
+        let mut verified = upkeep::verify(&store, config.allow_sparse, &waiting)
+            .context("not everything was looked at, and nothing changed")?;
         if self.repair && !verified.faults.is_empty() {
-            upkeep::repair(&store, &mut verified, config.allow_sparse, &terminal)
+            upkeep::repair(&store, &mut verified, config.allow_sparse, &waiting)
                 .context("the repair ended early: what it did is done, and another goes on")?;
         }
+        drop(waiting);
         let text = match self.json {
             true => serde_json::to_string(&Json::from(&verified))?,
             false => text(&verified),

@@ -11,7 +11,8 @@ mod list;
 mod prune;
 mod repair;
 #[cfg(test)]
-mod tests {}
+#[allow(clippy::unwrap_used)]
+mod tests;
 mod verify;
 
 pub use images::{Child, Image};

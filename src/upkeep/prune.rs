@@ -18,7 +18,7 @@ use super::{
 use crate::{
     cache::{Goal, MaxSize, Plan, plan},
     storage::{Cached, CachedManifest, Odd, Oddity, Reason, Record, Repository, Store, Survey},
-    types::{CanonicalName, Digest, Namespace, Pattern, Role},
+    types::{CanonicalName, Digest, Namespace, Pattern, Role, Tag},
 };
 
 /// What is to go, besides what no manifest names.
@@ -141,6 +141,11 @@ pub fn prune(
                 bytes,
                 used: held.map_or(SystemTime::UNIX_EPOCH, |held| held.used),
             });
+        }
+    }
+    if pruning.all_cached {
+        for (name, tag) in heard_of(&survey) {
+            work.step(|store| store.delete_tag(Namespace::Upstream, name, tag))?;
         }
     }
     pruned.left_cached = used - pruned.bytes;
@@ -291,6 +296,17 @@ fn unserved(survey: &mut Survey) -> Vec<Record> {
     let owed = owed.filter(|(_, owed)| !wanted.contains(&owed.digest));
     unserved.extend(owed.map(|(record, _)| record.clone()));
     unserved
+}
+
+/// Tags that an upstream was asked for, and their manifests were not.
+fn heard_of(survey: &Survey) -> impl Iterator<Item = (&CanonicalName, &Tag)> {
+    let repositories = survey.repositories.iter();
+    let upstream = repositories.filter(|((namespace, _), _)| *namespace == Namespace::Upstream);
+    upstream.flat_map(|((_, name), repository)| {
+        let tags = repository.tags.iter();
+        let absent = tags.filter(|(_, tag)| !repository.manifests.contains_key(&tag.digest));
+        absent.map(move |(tag, _)| (name, tag))
+    })
 }
 
 /// The content that something in `_local` holds.

@@ -2,8 +2,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
+    path::PathBuf,
     time::{Duration, SystemTime},
 };
 
@@ -12,7 +11,7 @@ use serde_json::{Value, json};
 use crate::support::{
     Exchange, FakeUpstream, TestRegistry,
     image::{Blob, Image, ImageBuilder, Manifest, OCI_INDEX, index},
-    program::{json, refused, standin, told},
+    program::{copy, json, killed_at, refused, standin, told},
     registry::Builder,
 };
 
@@ -267,6 +266,26 @@ async fn what_nothing_names_goes_and_so_does_the_quarantine_if_asked() {
 }
 
 #[tokio::test]
+async fn what_was_only_heard_of_goes_with_all_else_that_was_pulled() {
+    let scene = Scene::new().await;
+    scene
+        .upstream
+        .add_image("acme/heard-of", "1", &scene.pulled[0]);
+    let registry = scene.builder.clone().start().await;
+    let client = registry.client();
+    let head = client.head_manifest("quay.io/acme/heard-of", "1");
+    head.await.expect(200);
+    registry.stop().await;
+    let store = scene.builder.store();
+    let heard_of = store.below("namespaces/quay.io/acme/heard-of");
+    assert_eq!(heard_of.len(), 1);
+    scene.prune(&["--older-than", "1h"]);
+    assert_eq!(store.below("namespaces/quay.io/acme/heard-of"), heard_of);
+    scene.prune(&["--all-cached"]);
+    assert_eq!(store.below("namespaces/quay.io"), Default::default());
+}
+
+#[tokio::test]
 async fn beside_a_standin_it_is_only_rehearsed() {
     let scene = Scene::new().await;
     let registry = scene.builder.clone().start().await;
@@ -317,23 +336,6 @@ fn contradictions_are_refused() {
     }
 }
 
-/// Runs the command and kills it once `count` has come down to `at`. Whether it was killed before its end.
-fn killed(data: &Path, args: &[&str], at: usize, count: impl Fn() -> usize) -> bool {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_standin"))
-        .args(args)
-        .arg("--data")
-        .arg(data)
-        .env_clear()
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    while count() > at && child.try_wait().unwrap().is_none() {
-        std::hint::spin_loop();
-    }
-    child.kill().unwrap();
-    child.wait().unwrap().code().is_none()
-}
-
 #[tokio::test]
 async fn killed_anywhere_it_leaves_what_is_whole_and_the_next_one_goes_on() {
     const MANY: usize = 40;
@@ -368,18 +370,14 @@ async fn killed_anywhere_it_leaves_what_is_whole_and_the_next_one_goes_on() {
         ("quay.io", 2),
     ] {
         let data = builder.home().join("copy");
-        let copied = Command::new("cp")
-            .arg("-a")
-            .args([&builder.data(), &data])
-            .status();
-        assert!(copied.unwrap().success());
+        copy(&builder.data(), &data);
         let manifests = data.join(format!("namespaces/{place}/acme/many/_manifests"));
-        if killed(&data, &all, at, || entries(manifests.clone())) {
+        if killed_at(&data, &all, || entries(manifests.clone()) <= at) {
             kills += 1;
         }
         told(&standin(&data, &["verify"]), 0);
-        let copy = builder.clone().directories(data.clone(), builder.state());
-        let registry = copy.args(["--offline"]).start().await;
+        let copied = builder.clone().directories(data.clone(), builder.state());
+        let registry = copied.args(["--offline"]).start().await;
         let client = registry.client();
         client.pull_image("acme/kept", "1", &kept).await;
         for (n, image) in images.iter().enumerate() {

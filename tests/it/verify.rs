@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::support::{
     Exchange, FakeUpstream, TestRegistry, eventually,
     image::{Image, ImageBuilder, OCI_INDEX, index, sha256},
-    program::{json, refused, standin, told},
+    program::{copy, json, killed_at, refused, standin, told},
     registry::Builder,
 };
 
@@ -459,6 +459,93 @@ async fn content_that_an_upstream_still_owes_is_not_missing() {
     assert_eq!(fault(&found)["kind"], "missing");
     json(&data, &["verify", "--allow-sparse"], 0);
     drop(builder);
+}
+
+#[tokio::test]
+async fn what_this_user_may_not_read_is_told_of_and_left_where_it_is() {
+    let scene = Scene::new().await;
+    let layer = content(&scene.pushed.layers[0].digest);
+    let file = scene.data().join(&layer);
+    fs::set_permissions(&file, fs::Permissions::from_mode(0)).unwrap();
+    let before = scene.builder.store().listing();
+    let binary = env!("CARGO_BIN_EXE_standin");
+    for args in [&["verify"][..], &["verify", "--repair"]] {
+        // Root may read anything, unless that right is taken from it.
+        let mut command = match rustix::process::getuid().is_root() {
+            false => Command::new(binary),
+            true => {
+                let mut command = Command::new("setpriv");
+                command.arg("--bounding-set=-dac_override,-dac_read_search");
+                command.arg(binary);
+                command
+            }
+        };
+        command.args(args).args(["--json", "--data"]);
+        let output = command.arg(scene.data()).output().unwrap();
+        let found: Value = serde_json::from_str(&told(&output, 1)).unwrap();
+        let found = fault(&found);
+        assert_eq!(
+            (&found["kind"], &found["file"]),
+            (&"forbidden".into(), &layer.as_str().into())
+        );
+        assert_eq!(found["repaired"], false);
+    }
+    assert_eq!(scene.builder.store().listing(), before);
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    scene.assert_sound().await;
+}
+
+#[tokio::test]
+async fn a_repair_that_is_killed_anywhere_is_gone_on_with() {
+    const MANY: usize = 30;
+    let upstream = FakeUpstream::start().await;
+    let images: Vec<Image> = (0..MANY as u64).map(|n| Image::small(400 + n)).collect();
+    for (n, image) in images.iter().enumerate() {
+        upstream.add_image("acme/many", &format!("v{n}"), image);
+    }
+    let builder = TestRegistry::builder().registry("quay.io", &upstream.url());
+    let registry = builder.start().await;
+    let client = registry.client();
+    let kept = Image::small(399);
+    client.push_image("acme/kept", "1", &kept).await;
+    for (n, image) in images.iter().enumerate() {
+        let tag = format!("v{n}");
+        client.pull_image("quay.io/acme/many", &tag, image).await;
+        client.push_image("acme/many", &tag, image).await;
+    }
+    let builder = registry.stop().await;
+    for image in &images {
+        flip(&builder.data().join(content(&image.layers[0].digest)));
+    }
+    let mut kills = 0;
+    // Two entries of each image go, then its layer.
+    for at in [1, MANY, 2 * MANY + 5, 3 * MANY - 3] {
+        let data = builder.home().join("copy");
+        copy(&builder.data(), &data);
+        let copied = builder.clone().directories(data.clone(), builder.state());
+        let moved = || copied.store().below("quarantine").len() >= at;
+        if killed_at(&data, &["verify", "--repair"], moved) {
+            kills += 1;
+        }
+        let left = MANY - copied.store().below("quarantine/1/blobs").len();
+        let found = json(&data, &["verify"], i32::from(left > 0));
+        assert_eq!(found["faults"].as_array().unwrap().len(), left, "{at}");
+        standin(&data, &["verify", "--repair"]);
+        told(&standin(&data, &["verify"]), 0);
+        let registry = copied.clone().start().await;
+        let client = registry.client();
+        client.pull_image("acme/kept", "1", &kept).await;
+        for (n, image) in images.iter().enumerate() {
+            let tag = format!("v{n}");
+            let gone = client.get_manifest("acme/many", &tag).await;
+            gone.refused(404, "MANIFEST_UNKNOWN");
+            client.pull_image("quay.io/acme/many", &tag, image).await;
+        }
+        registry.stop().await;
+        assert_eq!(copied.store().below("quarantine").len(), 3 * MANY, "{at}");
+        fs::remove_dir_all(data).unwrap();
+    }
+    assert!(kills >= 3, "only {kills} were killed in time");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use serde_json::Value;
@@ -42,4 +42,28 @@ pub(crate) fn json(data: &Path, args: &[&str], status: i32) -> Value {
 pub(crate) fn refused(output: &Output, status: i32) -> String {
     assert_eq!(told(output, status), "", "standard output is for results");
     String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Runs the command and kills it by SIGKILL at the `moment`. Whether it was killed before its end.
+pub(crate) fn killed_at(data: &Path, args: &[&str], moment: impl Fn() -> bool) -> bool {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_standin"))
+        .args(args)
+        .arg("--data")
+        .arg(data)
+        .env_clear()
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !moment() && child.try_wait().unwrap().is_none() {
+        std::hint::spin_loop();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap().code().is_none()
+}
+
+/// Makes `to` a copy of the data directory.
+pub(crate) fn copy(data: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").args([data, to]).status();
+    assert!(copied.unwrap().success());
 }
