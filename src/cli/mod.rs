@@ -60,9 +60,9 @@ enum Command {
     Export(Box<export::Arguments>),
     /// List the images in a data directory, with their sizes and when they were last used
     List(list::Arguments),
-    /// Look whether all in a data directory is as it should be, and set aside what is not
+    /// Check that all in a data directory is as it should be, and set aside what is not
     Verify(verify::Arguments),
-    /// Make a data directory smaller, for the next job: what was pulled and not used, what nothing names
+    /// Make a data directory smaller for the next job
     Prune(Box<prune::Arguments>),
     /// Show the certificate authority that clients are to trust
     Ca(ca::Arguments),

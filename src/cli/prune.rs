@@ -32,7 +32,7 @@ pub(super) struct Arguments {
     /// what is free or cached{n}[env: STANDIN_CACHE_MAX_SIZE]
     #[arg(long, value_name = "SIZE", help_heading = "What goes")]
     cache_max_size: Option<String>,
-    /// What was pulled and not used for so long, such as 168h
+    /// What was pulled and not used for so long, such as 7d
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "What goes")]
     older_than: Option<Duration>,
     /// All that was pulled
@@ -182,16 +182,15 @@ impl<'a> Json<'a> {
 }
 
 const AFTER_HELP: &str = "\
-Keeps a data directory small that the next job is to get. What no manifest names goes in any case, such \
-as what a push left that never came to its end; beyond that, what the options say. What was pushed or \
-seeded goes only by --local, and what it needs stays as long as it does. --older-than and \
---cache-max-size may be given together.
+What no manifest names goes in any case, such as what a push left that never came to its end; what else \
+goes, the options say. What was pushed or seeded goes only by --local, and what it needs stays as long as \
+it does. --older-than and --cache-max-size may be given together.
 
-No standin may be at work on the directory, but for --dry-run. Names go before content: whatever ends \
-it, what is left is whole.
+No standin may be at work on the directory, but for --dry-run. Names go before content: whatever ends it, \
+what is left is whole.
 
 Examples:
-  standin prune --dry-run --older-than 168h
+  standin prune --dry-run --older-than 7d
   standin prune --cache-max-size 2GiB
-  standin prune --older-than 168h --cache-max-size 5GiB --local 'acme/pr-*'
+  standin prune --older-than 7d --cache-max-size 5GiB --local 'acme/pr-*'
   standin prune --all-cached --data /cache/standin";

@@ -395,7 +395,7 @@ pub(super) struct File {
 const AFTER_HELP: &str = "\
 Every option can be given as a flag, as the variable shown with it (a list parted by commas or \
 spaces), or in the YAML file (a list as a list). A flag beats a variable, a variable beats the file; \
---registry and --user add up over all three. Durations are written 500ms, 30s, 5m or 1h, sizes 512KiB, 4MiB or 1GiB. In a pattern, * is one \
+--registry and --user add up over all three. Durations are written 500ms, 30s, 5m, 1h or 7d, sizes 512KiB, 4MiB or 1GiB. In a pattern, * is one \
 component of a name and ** any number of them. \
 docker.io, gcr.io, ghcr.io, lscr.io, mcr.microsoft.com, nvcr.io, public.ecr.aws, quay.io, \
 registry.gitlab.com and registry.k8s.io need no --registry.

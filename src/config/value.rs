@@ -104,10 +104,11 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         "s" => Some(1),
         "m" => Some(60),
         "h" => Some(60 * 60),
+        "d" => Some(24 * 60 * 60),
         "" if !number.is_empty() && number.bytes().all(|b| b == b'0') => Some(1),
         "" if !number.is_empty() => {
             return Err(format!(
-                "{} has no unit: write {number}ms, {number}s, {number}m or {number}h",
+                "{} has no unit: write {number}ms, {number}s, {number}m, {number}h or {number}d",
                 shown(text)
             ));
         }
@@ -125,7 +126,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 
 fn no_duration(text: &str) -> String {
     format!(
-        "{} is no duration: write a whole number and its unit, such as 500ms, 30s, 5m or 1h, or 0",
+        "{} is no duration: write a whole number and its unit, such as 500ms, 30s, 5m, 1h or 7d, or 0",
         shown(text)
     )
 }
@@ -254,6 +255,7 @@ mod tests {
             ("30s", Duration::from_secs(30)),
             ("5m", Duration::from_secs(300)),
             ("1h", Duration::from_secs(3600)),
+            ("7d", Duration::from_secs(7 * 24 * 3600)),
             ("876000h", LONGEST),
         ] {
             assert_eq!(duration(text).unwrap(), expected, "{text}");
@@ -262,7 +264,7 @@ mod tests {
             ("90", "90s"),
             ("", "5m"),
             ("s", "5m"),
-            ("1d", "5m"),
+            ("1w", "5m"),
             ("1.5s", "5m"),
             ("-1s", "5m"),
             ("1 s", "5m"),

@@ -7,6 +7,7 @@ use crate::support::{
     client::finish,
     credentials::{ask_token, basic, other_address},
     image::{Blob, Image, OCI_MANIFEST, sha256},
+    program::{refused as refusal, standin},
     registry::Builder,
 };
 
@@ -24,6 +25,7 @@ async fn every_message_is_explained_and_every_explanation_is_of_one() {
     damaged(&mut told).await;
     full(&mut told).await;
     not_started(&mut told).await;
+    not_looked_through(&mut told).await;
 
     let mut explained = explanations(include_str!("../../docs/errors.md"));
     if other_address().is_none() {
@@ -342,6 +344,26 @@ async fn not_started(told: &mut Vec<Told>) {
             "When it does not start".to_owned(),
             said[error..].to_owned(),
         ));
+    }
+}
+
+/// What commands say that work on a data directory.
+async fn not_looked_through(told: &mut Vec<Told>) {
+    let running = TestRegistry::start().await;
+    running
+        .client()
+        .push_image("acme/app", "v1", &Image::small(4))
+        .await;
+    let data = running.again().data();
+    let tag = data.join("namespaces/_local/docker.io/acme/app/_tags/v1");
+    std::fs::write(tag, "no entry").unwrap();
+    for (data, args) in [
+        (running.home(), &["list"][..]),
+        (&data, &["verify", "--repair"]),
+        (&data, &["prune", "--dry-run"]),
+    ] {
+        let under = "When list, verify or prune refuses".to_owned();
+        told.push((under, refusal(&standin(data, args), 1)));
     }
 }
 

@@ -326,7 +326,7 @@ fn contradictions_are_refused() {
             &["--all-cached", "--older-than", "1h"][..],
             "cannot be used with",
         ),
-        (&["--older-than", "7d"], "no duration"),
+        (&["--older-than", "a week"], "no duration"),
         (&["--cache-max-size", "5GB"], "5GB"),
         (&["--local", "Acme"], "no pattern"),
         (&["--local"], "a value is required"),

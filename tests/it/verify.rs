@@ -466,7 +466,7 @@ async fn what_this_user_may_not_read_is_told_of_and_left_where_it_is() {
     let scene = Scene::new().await;
     let layer = content(&scene.pushed.layers[0].digest);
     let file = scene.data().join(&layer);
-    fs::set_permissions(&file, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
     let before = scene.builder.store().listing();
     let binary = env!("CARGO_BIN_EXE_standin");
     for args in [&["verify"][..], &["verify", "--repair"]] {
