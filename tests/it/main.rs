@@ -40,6 +40,7 @@ mod pull_through_faults;
 mod resume;
 mod shadowing;
 mod stale;
+mod transfer_faults;
 mod upstream_errors;
 
 // The program.

@@ -6,14 +6,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{FlockOperation, flock};
+
 use crate::{
     transfer::{Error, Open, Verified},
     types::{Descriptor, Digest, UploadId},
 };
 
-/// A directory of blobs that is removed with all that is left in it.
+/// A directory of blobs that is removed with all that is left in it. Where the process is killed it stays, for the next one
+/// that writes beside it to remove: that finds its lock free.
 pub(super) struct Staged {
     directory: PathBuf,
+    _lock: File,
     /// What messages call the whole.
     shown: String,
 }
@@ -21,13 +25,13 @@ pub(super) struct Staged {
 impl Staged {
     /// Below `parent`, under a name that begins with a dot. `shown` is what messages call it.
     pub(super) fn below(parent: &Path, shown: &str) -> Result<Self, Error> {
-        let directory = parent.join(format!(".standin-{}", UploadId::random()));
-        let staged = Self {
+        sweep(parent);
+        let (directory, lock) = claimed(parent).map_err(|error| failed(shown, &error))?;
+        Ok(Self {
             directory,
+            _lock: lock,
             shown: shown.to_owned(),
-        };
-        fs::create_dir(&staged.directory).map_err(|error| staged.failed(error))?;
-        Ok(staged)
+        })
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -76,6 +80,40 @@ impl Staged {
 
     pub(super) fn failed(&self, error: io::Error) -> Error {
         failed(&self.shown, &error)
+    }
+}
+
+/// A directory that nobody sweeps away.
+fn claimed(parent: &Path) -> io::Result<(PathBuf, File)> {
+    loop {
+        let directory = parent.join(format!("{PREFIX}{}", UploadId::random()));
+        fs::create_dir(&directory)?;
+        // Somebody may have taken it for a dead one's before it was locked.
+        let lock = File::open(&directory);
+        if let Ok(lock) = lock
+            && flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+            && directory.exists()
+        {
+            return Ok((directory, lock));
+        }
+    }
+}
+
+/// Removes what others left who were killed.
+fn sweep(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        if !is_ours || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        if let Ok(lock) = File::open(entry.path())
+            && flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+        {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -154,4 +192,5 @@ pub(super) fn beside(path: &Path) -> PathBuf {
     }
 }
 
+pub(super) const PREFIX: &str = ".standin-";
 const PIECE: usize = 256 << 10;
