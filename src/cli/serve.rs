@@ -186,6 +186,10 @@ impl Arguments {
         };
         let mut config = configured(flags)?;
         config.report_to_stdout = self.tells_report;
+        if self.tells_report {
+            // A run's command has the terminal.
+            job::write_from_background();
+        }
         if let Some(problem) = config.ready_file.as_deref().and_then(super::run::taken) {
             anyhow::bail!(problem);
         }

@@ -60,6 +60,7 @@ mod seed;
 mod seed_docker;
 mod seed_sources;
 mod status;
+mod terminal;
 mod tls;
 mod tls_constraints;
 mod verify;

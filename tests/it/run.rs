@@ -1,133 +1,14 @@
 //! `standin run`: the command's environment, status and signals, and that nothing is left, whoever is killed.
 
-use std::{
-    fs,
-    io::Read as _,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-};
+use std::{fs, io::Read as _, process::Command};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-use tempfile::TempDir;
+use serde_json::Value;
 
-use crate::support::eventually;
-
-/// A directory of its own for all that a run makes.
-struct Home(TempDir);
-
-impl Home {
-    fn new() -> Self {
-        let home = Self(TempDir::new().unwrap());
-        for name in ["tmp", "home", "root/etc/containers/registries.conf.d"] {
-            fs::create_dir_all(home.path(name)).unwrap();
-        }
-        home
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_standin"));
-        command
-            .arg("run")
-            .args(args)
-            .current_dir(self.0.path())
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap())
-            .env("HOME", self.path("home"))
-            .env("TMPDIR", self.path("tmp"))
-            .env("STANDIN_NO_DEFAULT_REGISTRIES", "true")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        command
-    }
-
-    /// Its exit status, standard output and standard error, with nothing left behind.
-    fn run(&self, args: &[&str]) -> (i32, String, String) {
-        finish(self, self.command(args).spawn().unwrap())
-    }
-
-    fn sh(&self, script: &str) -> (i32, String, String) {
-        self.run(&["--", "sh", "-c", script])
-    }
-
-    /// Starts one whose command writes `started` and then does as it is told.
-    async fn start(&self, options: &[&str], script: &str) -> Child {
-        let script =
-            format!("echo $$ >pid; cat \"$STANDIN_READY_FILE\" >ready; : >started\n{script}");
-        let args = [options, &["--", "sh", "-c", &script]].concat();
-        let child = self.command(&args).spawn().unwrap();
-        eventually("the command starts", || async {
-            self.path("started").exists()
-        })
-        .await;
-        child
-    }
-
-    fn started_pid(&self) -> Pid {
-        pid(&fs::read_to_string(self.path("pid")).unwrap())
-    }
-
-    fn server_pid(&self) -> Pid {
-        let ready: serde_json::Value =
-            serde_json::from_slice(&fs::read(self.path("ready")).unwrap()).unwrap();
-        pid(&ready["pid"].to_string())
-    }
-
-    /// Neither a process nor a file is left of it.
-    async fn nothing_is_left(&self) {
-        let tmp = self.path("tmp");
-        eventually("what is temporary is removed", || async {
-            fs::read_dir(&tmp).unwrap().count() == 0
-        })
-        .await;
-        let root = self.0.path().to_str().unwrap().to_owned();
-        eventually("no process is left", || async {
-            processes(&root).is_empty()
-        })
-        .await;
-    }
-}
-
-fn pid(text: &str) -> Pid {
-    Pid::from_raw(text.trim().parse().unwrap()).unwrap()
-}
-
-/// Processes whose environment names the directory, with their command lines.
-fn processes(directory: &str) -> Vec<(i32, String)> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
-            continue;
-        };
-        let read = |name| fs::read(entry.path().join(name)).unwrap_or_default();
-        let environment = read("environ");
-        if String::from_utf8_lossy(&environment).contains(directory) {
-            let line = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
-            found.push((pid, line));
-        }
-    }
-    found
-}
-
-/// The guardian of the only run of this directory.
-fn guardian(home: &Home) -> Pid {
-    let all = processes(home.0.path().to_str().unwrap());
-    let guard = all.iter().find(|(_, line)| line.trim() == "standin guard");
-    Pid::from_raw(guard.unwrap().0).unwrap()
-}
-
-fn finish(home: &Home, child: Child) -> (i32, String, String) {
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    let said = text(output.stderr);
-    let left = fs::read_dir(home.path("tmp")).unwrap().count();
-    assert_eq!(left, 0, "something temporary is left: {said}");
-    (output.status.code().unwrap(), text(output.stdout), said)
-}
+use crate::support::{
+    eventually,
+    job::{CONFIGURE, Home, configured, finish, guardian, listing},
+};
 
 #[test]
 fn the_command_finds_the_registry_and_nothing_is_left_of_it() {
@@ -307,30 +188,6 @@ fn what_the_command_leaves_running_is_ended() {
     assert!(said.contains("left running"), "{said}");
 }
 
-/// Points podman at it in a root of its own, and says whether that is so.
-const CONFIGURE: [&str; 4] = ["--configure", "podman", "--configure-root", "root"];
-
-fn configured(home: &Home) -> bool {
-    home.path("root/etc/containers/registries.conf.d/050-standin.conf")
-        .exists()
-}
-
-fn listing(root: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut directories = vec![root.to_owned()];
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                directories.push(path.clone());
-            }
-            found.push(path);
-        }
-    }
-    found.sort();
-    found
-}
-
 #[tokio::test]
 async fn clients_are_set_up_while_the_command_runs() {
     let home = Home::new();
@@ -491,18 +348,17 @@ const SEED: [&str; 2] = [
     concat!("oci:", env!("CARGO_MANIFEST_DIR"), "/fixtures/hello"),
 ];
 
-fn lines_of(report: &str) -> Vec<String> {
-    let report: standin::job::report::Report = serde_json::from_str(report).unwrap();
-    assert!(!report.running);
-    report.lines()
-}
-
-/// The lines that a run ends with.
-fn summary(said: &str) -> Vec<&str> {
-    let lines = said
-        .lines()
-        .filter_map(|line| line.strip_prefix("standin: "));
-    lines.collect()
+/// Asserts that a run ends with what its report, which is over, begins with.
+fn assert_summary(home: &Home, said: &str) {
+    let report = fs::read(home.path("r.json")).unwrap();
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report["running"], false);
+    let lines = report["summary"].as_array().unwrap();
+    let lines: String = lines
+        .iter()
+        .map(|line| format!("standin: {}\n", line.as_str().unwrap()))
+        .collect();
+    assert!(said.contains(&lines), "no {lines:?} in {said:?}");
 }
 
 #[test]
@@ -515,12 +371,9 @@ fn the_summary_is_the_reports_and_both_are_there_however_the_command_ends() {
         command.env("GITHUB_STEP_SUMMARY", home.path("summary.md"));
         let (ended, _, said) = finish(&home, command.spawn().unwrap());
         assert_eq!(ended, status, "{said}");
-        let report = fs::read_to_string(home.path("r.json")).unwrap();
-        assert_eq!(summary(&said), lines_of(&report));
-        assert_eq!(
-            summary(&said)[0],
-            "1 image pulled: 1 from what was pushed or seeded here"
-        );
+        assert_summary(&home, &said);
+        let pulled = "standin: 1 image pulled: 1 from what was pushed or seeded here\n";
+        assert!(said.contains(pulled), "{said}");
         for file in ["r.md", "summary.md"] {
             let text = fs::read_to_string(home.path(file)).unwrap();
             assert!(
@@ -542,8 +395,7 @@ async fn a_run_that_is_told_to_end_reports_all_the_same() {
     kill_process(Pid::from_child(&run), Signal::TERM).unwrap();
     let (status, _, said) = finish(&home, run);
     assert_eq!(status, 143, "{said}");
-    let report = fs::read_to_string(home.path("r.json")).unwrap();
-    assert_eq!(summary(&said), lines_of(&report));
+    assert_summary(&home, &said);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::group;
+use super::{group, terminal::Terminal};
 use crate::{
     clients::{self, Client, Place},
     job::Process,
@@ -32,6 +32,8 @@ pub(super) enum Order {
     Server(i32),
     /// The command's process group; `None` once it has ended.
     Group(Option<i32>),
+    /// The process group whose terminal the command's group may have.
+    Terminal(i32),
     /// Clients that are set up at this place.
     Clients(Place, Vec<Client>),
     /// All has been done.
@@ -45,6 +47,7 @@ pub(super) struct Belongings {
     directories: Vec<PathBuf>,
     server: Option<Process>,
     group: Option<Pid>,
+    terminal: Option<Pid>,
     clients: Option<(Place, Vec<Client>)>,
 }
 
@@ -57,6 +60,7 @@ impl Belongings {
                 self.server = Pid::from_raw(pid).and_then(|pid| Process::open(pid).ok()?);
             }
             Order::Group(group) => self.group = group.and_then(Pid::from_raw),
+            Order::Terminal(ours) => self.terminal = Pid::from_raw(ours),
             Order::Clients(place, clients) => self.clients = Some((place, clients)),
             Order::Done => *self = Self::default(),
         }
@@ -67,6 +71,9 @@ impl Belongings {
         let mut problems = Vec::new();
         if let Some(group) = self.group.take() {
             group::end(group, self.grace.min(PATIENCE));
+            if let Some(terminal) = self.terminal.and_then(Terminal::of) {
+                terminal.take_back_from(group);
+            }
         }
         // While the server still answers: a daemon that is in the middle of a pull may finish it.
         if let Some((place, clients)) = self.clients.take() {

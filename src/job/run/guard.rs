@@ -11,7 +11,10 @@ use anyhow::Context as _;
 use std::os::unix::process::CommandExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::belongings::{Belongings, Order};
+use super::{
+    belongings::{Belongings, Order},
+    terminal::write_from_background,
+};
 use crate::job::server::ourselves;
 
 /// The guardian, seen from the run.
@@ -56,6 +59,7 @@ impl Guardian {
 /// # Errors
 /// What could not be ended.
 pub fn guard() -> anyhow::Result<()> {
+    write_from_background();
     // A handler that does nothing: what ends the whole job is no reason to go before the run does.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()

@@ -38,7 +38,7 @@ use super::{
 };
 use crate::clients::{self, Client, Place, Request, Standin};
 
-pub use self::guard::guard;
+pub use self::{guard::guard, terminal::write_from_background};
 
 /// What is to be run, and how.
 #[derive(Debug)]
@@ -74,6 +74,7 @@ impl Run {
             Ok(program) => program,
             Err((status, problem)) => return Ok(refused(status, &problem)),
         };
+        terminal::write_from_background();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -91,17 +92,21 @@ impl Run {
             server: None,
             told: None,
             command_ran: false,
+            interrupted: false,
         };
         job.bring(Order::Grace(self.grace));
         if let Some((place, _)) = &self.configure {
             job.bring(Order::Clients(place.clone(), clients));
         }
         let result = runtime.block_on(self.within(&mut job, &mut events, &program));
-        let command_ran = job.command_ran;
+        let (command_ran, interrupted) = (job.command_ran, job.interrupted);
         let (problems, report) = job.end();
         drop(lock);
         if command_ran {
             self.summarize(report.as_ref());
+        }
+        if interrupted {
+            terminal::pass_on_interrupt();
         }
         match result {
             Ok(status) if problems.is_empty() => Ok(status),
@@ -161,13 +166,18 @@ impl Run {
         job.command_ran = true;
         let group = Pid::from_child(&child);
         job.bring(Order::Group(Some(group.as_raw_nonzero().get())));
-        let terminal = Terminal::in_foreground();
+        let terminal = Terminal::open();
         if let Some(terminal) = &terminal {
-            terminal.give_to(group);
+            job.bring(Order::Terminal(terminal.ours().as_raw_nonzero().get()));
+            terminal.give_at_start_to(group);
             // It may have been stopped for reading from the terminal a moment too early.
             group::signal(group, Signal::CONT);
         }
         let status = self.attend(job, events, group, terminal.as_ref()).await;
+        if let (Some(terminal), Ok(status)) = (&terminal, &status) {
+            let signal = status.terminating_signal();
+            job.interrupted = terminal.was_given() && signal == Some(Signal::INT.as_raw());
+        }
         if let Some(terminal) = &terminal {
             terminal.take_back_from(group);
         }
@@ -179,7 +189,7 @@ impl Run {
         job.bring(Order::Group(None));
         let _ = waitid(WaitId::Pid(group), WaitIdOptions::EXITED);
         drop(child);
-        status
+        status.map(|status| command::exit_status(&status))
     }
 
     /// Sets up the clients, and answers what the command finds in its environment.
@@ -228,16 +238,21 @@ impl Run {
         events: &mut Events,
         group: Pid,
         terminal: Option<&Terminal>,
-    ) -> anyhow::Result<u8> {
+    ) -> anyhow::Result<WaitIdStatus> {
         let mut deadline: Option<Instant> = None;
         loop {
             if let Some(status) = ended(group)? {
-                return Ok(command::exit_status(&status));
+                return Ok(status);
             }
             if let Some(terminal) = terminal
-                && has_stopped(group)
+                && let Some(why) = stopped(group)
             {
-                terminal.stop_with(group);
+                let asks = [Signal::TTIN, Signal::TTOU]
+                    .map(Signal::as_raw)
+                    .contains(&why);
+                if !(asks && terminal.give_to(group)) {
+                    terminal.stop_with(group);
+                }
                 group::signal(group, Signal::CONT);
                 continue;
             }
@@ -259,7 +274,7 @@ impl Run {
                     deadline = None;
                 }
                 Event::Signal(Signal::CONT) => {
-                    if let Some(terminal) = terminal {
+                    if let Some(terminal) = terminal.filter(|terminal| terminal.was_given()) {
                         terminal.give_to(group);
                     }
                     group::signal(group, Signal::CONT);
@@ -313,6 +328,8 @@ struct Job {
     /// What the server prints behind the ready line.
     told: Option<JoinHandle<String>>,
     command_ran: bool,
+    /// By Ctrl-C, of which nobody else has heard.
+    interrupted: bool,
 }
 
 impl Job {
@@ -398,9 +415,10 @@ fn ended(pid: Pid) -> anyhow::Result<Option<WaitIdStatus>> {
     waitid(WaitId::Pid(pid), options).context("can't wait for the command")
 }
 
-fn has_stopped(pid: Pid) -> bool {
+/// The signal that has stopped it, once.
+fn stopped(pid: Pid) -> Option<i32> {
     let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
-    waitid(WaitId::Pid(pid), options).is_ok_and(|status| status.is_some())
+    waitid(WaitId::Pid(pid), options).ok()??.stopping_signal()
 }
 
 /// Says why there is no command's own status.

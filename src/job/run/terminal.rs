@@ -1,7 +1,11 @@
 //! Job control, as a shell does it: the command is the terminal's foreground while it runs, so that Ctrl-C and Ctrl-Z are its
 //! own, and what waits for us stops and goes on with it.
 
-use std::fs::{File, OpenOptions};
+use std::{
+    cell::Cell,
+    fs::{File, OpenOptions},
+    io::{self, IsTerminal as _},
+};
 
 use nix::sys::signal::{SigSet, Signal as Blocked};
 use rustix::{
@@ -9,48 +13,65 @@ use rustix::{
     termios::{tcgetpgrp, tcsetpgrp},
 };
 
-/// The terminal in whose foreground we were started.
+/// Has the calling thread, and those that it starts, write to the terminal from its background as well: `stty tostop` would
+/// stop them for that. Processes that are started do not inherit this.
+pub fn write_from_background() {
+    let mut stop = SigSet::empty();
+    stop.add(Blocked::SIGTTOU);
+    let _ = stop.thread_block();
+}
+
+/// The terminal that we were started at. Whoever uses it has called [`write_from_background`].
 pub(super) struct Terminal {
     tty: File,
     ours: Pid,
+    was_given: Cell<bool>,
 }
 
 impl Terminal {
-    /// `None` if there is no terminal, or somebody else is in its foreground.
-    pub(super) fn in_foreground() -> Option<Self> {
-        let tty = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/tty")
-            .ok()?;
-        let terminal = Self {
+    /// `None` if there is no terminal.
+    pub(super) fn open() -> Option<Self> {
+        Self::of(getpgrp())
+    }
+
+    /// That of the run whose process group this is.
+    pub(super) fn of(ours: Pid) -> Option<Self> {
+        let mut open = OpenOptions::new();
+        let tty = open.read(true).write(true).open("/dev/tty").ok()?;
+        Some(Self {
             tty,
-            ours: getpgrp(),
-        };
-        terminal.is_ours().then_some(terminal)
+            ours,
+            was_given: Cell::new(false),
+        })
     }
 
-    /// Whether a shell would say that we are in its foreground.
-    fn is_ours(&self) -> bool {
-        tcgetpgrp(&self.tty).is_ok_and(|group| group == self.ours)
+    /// Who was in its foreground before the command.
+    pub(super) fn ours(&self) -> Pid {
+        self.ours
     }
 
-    /// Makes the group the foreground, unless we are in the background ourselves.
-    pub(super) fn give_to(&self, group: Pid) {
-        if self.is_ours() {
-            let _ = tcsetpgrp(&self.tty, group);
+    /// Makes the group the foreground if we are that, and read from the terminal: a shell without job control has us in
+    /// its foreground even if it goes on beside us, but then gives us /dev/null to read.
+    pub(super) fn give_at_start_to(&self, group: Pid) {
+        if io::stdin().is_terminal() {
+            self.give_to(group);
         }
+    }
+
+    /// Makes the group the foreground if we are that. Whether we were.
+    pub(super) fn give_to(&self, group: Pid) -> bool {
+        let ours = tcgetpgrp(&self.tty).is_ok_and(|foreground| foreground == self.ours);
+        let given = ours && tcsetpgrp(&self.tty, group).is_ok();
+        if given {
+            self.was_given.set(true);
+        }
+        given
     }
 
     /// Takes it back from the group.
     pub(super) fn take_back_from(&self, group: Pid) {
         if tcgetpgrp(&self.tty).is_ok_and(|foreground| foreground == group) {
-            // Whoever does this from the background is stopped, unless that signal is blocked.
-            let mut stop = SigSet::empty();
-            stop.add(Blocked::SIGTTOU);
-            let _ = stop.thread_block();
             let _ = tcsetpgrp(&self.tty, self.ours);
-            let _ = stop.thread_unblock();
         }
     }
 
@@ -59,6 +80,18 @@ impl Terminal {
         self.take_back_from(group);
         // Where no shell could wake us, the kernel has this do nothing.
         let _ = kill_current_process_group(Signal::TSTP);
-        self.give_to(group);
+        if self.was_given.get() {
+            self.give_to(group);
+        }
     }
+
+    /// Whether a Ctrl-C has reached the command alone, and none of those who were started with us.
+    pub(super) fn was_given(&self) -> bool {
+        self.was_given.get()
+    }
+}
+
+/// Ctrl-C has ended the command: ends those that it would have ended without us, such as the script that we are a line of.
+pub(super) fn pass_on_interrupt() {
+    let _ = kill_current_process_group(Signal::INT);
 }

@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod credentials;
 pub(crate) mod image;
+pub(crate) mod job;
 pub(crate) mod markup;
 pub(crate) mod program;
 pub(crate) mod raw;
@@ -12,6 +13,7 @@ pub(crate) mod saved;
 pub(crate) mod seeding;
 pub(crate) mod store;
 pub(crate) mod table;
+pub(crate) mod terminal;
 pub(crate) mod upstream;
 
 use std::{
