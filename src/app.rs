@@ -17,13 +17,13 @@ use actix_web::{App, HttpMessage as _, HttpRequest, dev::AppConfig};
 use anyhow::Context as _;
 use tokio::{
     runtime::{Handle, Runtime},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{self, SignalKind, signal},
 };
 
 use crate::{
     config::Config,
     http::{self, Http},
-    job::READY_FILE,
+    job::{READY_FILE, is_ignored},
     proxy,
     registry::{
         Reached, Registry, Seeded, Sources,
@@ -44,10 +44,17 @@ pub(crate) fn offline(config: &Config) -> anyhow::Result<Assembly> {
     Assembly::new(config, own_names(config, &config.listen))
 }
 
-/// Serves until SIGTERM or SIGINT, then drains: requests in flight may finish within `--grace`. A second signal ends the
-/// process at once.
+/// Serves until SIGTERM, SIGINT or SIGHUP, then drains: requests in flight may finish within `--grace`. A second signal ends
+/// the process at once.
 pub fn serve(config: Config) -> anyhow::Result<()> {
     raise_open_files();
+    log::info!(
+        "standin {} (pid {}) starts, with content in {} and keys in {}",
+        env!("CARGO_PKG_VERSION"),
+        std::process::id(),
+        config.data.display(),
+        config.state.display()
+    );
     let listeners = bind(&config.listen)?;
     let addresses = local_addresses(&listeners)?;
     let own = own_names(&config, &addresses);
@@ -132,13 +139,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         ready.announce(&own_ready_file, config.ready_file.as_deref())?;
         cache.count_in_background();
         let listeners: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-        log::info!(
-            "standin {} listens on {}, with content in {} and keys in {}",
-            env!("CARGO_PKG_VERSION"),
-            listeners.join(", "),
-            config.data.display(),
-            config.state.display()
-        );
+        log::info!("standin listens on {}", listeners.join(", "));
         for image in &seeded {
             log::info!("seeded {}:{} ({})", image.name, image.tag, image.digest);
             log::info!(
@@ -190,6 +191,7 @@ fn run(
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
+        let mut hangup = Hangup::listen()?;
         let judge = move |request: actix_http::Request| {
             let http = judging.clone();
             async move {
@@ -218,6 +220,7 @@ fn run(
         let by = tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
+            () = hangup.comes() => "SIGHUP",
         };
         log::info!(
             "{by}: requests in flight have {} to finish; a second signal ends them",
@@ -232,10 +235,31 @@ fn run(
             }
             _ = terminate.recv() => Err(CUT_OFF),
             _ = interrupt.recv() => Err(CUT_OFF),
+            () = hangup.comes() => Err(CUT_OFF),
         };
         server.abort();
         ended.map_err(anyhow::Error::msg)
     })
+}
+
+/// The terminal was closed, unless that is to be no matter (`nohup`).
+struct Hangup(Option<unix::Signal>);
+
+impl Hangup {
+    fn listen() -> anyhow::Result<Self> {
+        let heard = !is_ignored(rustix::process::Signal::HUP);
+        let stream = heard.then(|| signal(SignalKind::hangup())).transpose();
+        Ok(Self(stream.context("can't listen for SIGHUP")?))
+    }
+
+    async fn comes(&mut self) {
+        match &mut self.0 {
+            Some(stream) => {
+                stream.recv().await;
+            }
+            None => std::future::pending().await,
+        }
+    }
 }
 
 const CUT_OFF: &str =

@@ -14,7 +14,7 @@ use rustix::fs::{Access, access};
 
 use super::{configure, serve};
 use crate::{
-    clients::{Client, Mode, Request},
+    clients::{Client, Mode, Request, Version},
     config::{Directories, Flags, Key, Sources},
     job::{self, Instance, READY_FILE, Run, Start},
 };
@@ -44,6 +44,22 @@ pub(super) struct Arguments {
         help_heading = "Command"
     )]
     configure_root: Option<PathBuf>,
+    /// Version of the docker daemon that --configure means{n}[default: it is asked]
+    #[arg(
+        long,
+        value_name = "VERSION",
+        requires = "configure",
+        help_heading = "Command"
+    )]
+    docker_version: Option<Version>,
+    /// Version of containerd, likewise{n}[default: it is asked]
+    #[arg(
+        long,
+        value_name = "VERSION",
+        requires = "configure",
+        help_heading = "Command"
+    )]
+    containerd_version: Option<Version>,
     /// Give the command HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and their like, so that programs without a mirror setting come
     /// here too
     #[arg(long, help_heading = "Command")]
@@ -58,6 +74,13 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let request = |client| Request {
+            client,
+            mode: Mode::Mirror,
+            registries: Vec::new(),
+            docker_version: self.docker_version,
+            containerd_version: self.containerd_version,
+        };
         let configure = match self.configure.as_slice() {
             [] => None,
             clients => Some((
@@ -113,6 +136,8 @@ impl Arguments {
             ready_file: config.state.join(READY_FILE),
             kept: kept.map(|directories| directories.data),
             directory,
+            ready_timeout: config.ready_timeout,
+            log_file: config.log_file,
             grace: config.grace,
             configure,
             proxy_env: self.proxy_env,
@@ -121,16 +146,6 @@ impl Arguments {
             command: self.command,
         };
         run.run().map(ExitCode::from)
-    }
-}
-
-fn request(client: Client) -> Request {
-    Request {
-        client,
-        mode: Mode::Mirror,
-        registries: Vec::new(),
-        docker_version: None,
-        containerd_version: None,
     }
 }
 

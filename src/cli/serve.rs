@@ -164,6 +164,9 @@ pub(super) struct Options {
     /// File to write, as JSON, once connections are accepted{n}[env: STANDIN_READY_FILE]
     #[arg(long, value_name = "FILE", help_heading = "Readiness")]
     ready_file: Option<String>,
+    /// How long --detach and `standin run` wait for it to be ready{n}[default: 5m] [env: STANDIN_READY_TIMEOUT]
+    #[arg(long, value_name = "DURATION", help_heading = "Readiness")]
+    ready_timeout: Option<String>,
 
     /// File to write at the end: what was pulled and pushed, and what was waited for; the ending .json, .md or .html
     /// says how; may be repeated. /status shows it while the job runs{n}[env: STANDIN_REPORT]
@@ -202,7 +205,10 @@ impl Arguments {
                 .log_file
                 .unwrap_or_else(|| config.state.join(LOG_FILE));
             start.arguments.push("--detached".to_owned());
-            return super::print(job::detach(&start, &log)?);
+            let line = job::detach(&start, &log, config.ready_timeout)?;
+            // It runs, whether or not anybody reads where.
+            let _ = super::print(line);
+            return Ok(());
         }
         if self.detached {
             // Its log is its standard error by now.
@@ -251,6 +257,7 @@ impl Options {
             .with(Key::TokenKey, self.token_key)
             .with(Key::Seed, self.seed)
             .with(Key::ReadyFile, self.ready_file)
+            .with(Key::ReadyTimeout, self.ready_timeout)
             .with(Key::Report, self.report);
         self.process
             .add_to(self.limits.add_to(self.proxy.add_to(flags)))

@@ -88,6 +88,8 @@ pub struct Config {
     pub seeds: Vec<Seed>,
     /// Absolute.
     pub ready_file: Option<PathBuf>,
+    /// How long whoever starts us in the background waits for us to be ready.
+    pub ready_timeout: Duration,
     /// Absolute. In place of standard error.
     pub log_file: Option<PathBuf>,
     /// Whose end is ours as well.
@@ -191,6 +193,7 @@ impl Config {
             token_key: path(Key::TokenKey)?,
             seeds: seeds::seeds(sources)?,
             ready_file: path(Key::ReadyFile)?,
+            ready_timeout: duration(Key::ReadyTimeout)?.unwrap_or(DEFAULT_READY_TIMEOUT),
             log_file: path(Key::LogFile)?,
             parent: sources
                 .one(Key::ExitWithParent, |given| value::parent(&given.text))?
@@ -363,5 +366,7 @@ fn without(sources: &Sources, given: Key, missing: Key) -> ConfigError {
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 5000);
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+/// Enough for seeds of many gigabytes, and little beside the time that CI systems give a job.
+const DEFAULT_READY_TIMEOUT: Duration = Duration::from_secs(300);
 /// Long enough for a client that tries again at once, short enough for somebody who has just pushed what was missing.
 const DEFAULT_NEGATIVE_TTL: Duration = Duration::from_secs(10);

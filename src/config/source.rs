@@ -40,6 +40,7 @@ pub enum Key {
     LogFile,
     Offline,
     ReadyFile,
+    ReadyTimeout,
     Registry,
     Report,
     San,
@@ -66,7 +67,7 @@ pub enum Key {
 }
 
 impl Key {
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::Authfile,
         Self::CaCert,
         Self::CaKey,
@@ -88,6 +89,7 @@ impl Key {
         Self::LogFile,
         Self::Offline,
         Self::ReadyFile,
+        Self::ReadyTimeout,
         Self::Registry,
         Self::Report,
         Self::San,
@@ -137,6 +139,7 @@ impl Key {
             Self::LogFile => "log-file",
             Self::Offline => "offline",
             Self::ReadyFile => "ready-file",
+            Self::ReadyTimeout => "ready-timeout",
             Self::Registry => "registry",
             Self::Report => "report",
             Self::San => "san",

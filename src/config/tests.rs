@@ -341,6 +341,7 @@ fn values_that_are_refused() {
         (Key::CacheNone, &["quay.io"], &["quay.io/**"]),
         (Key::CacheMaxSize, &["20"], &["\"20\"", "20GiB", "80%"]),
         (Key::Grace, &["soon"], &["\"soon\"", "30s"]),
+        (Key::ReadyTimeout, &["soon"], &["\"soon\"", "30s"]),
         (Key::ExitWithParent, &["sh"], &["\"sh\"", "true", "$$"]),
         (Key::ExitWithParent, &["-1"], &["\"-1\"", "process id"]),
         (Key::TlsCert, &["/c.pem"], &["tls-key is not given"]),

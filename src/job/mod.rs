@@ -22,5 +22,6 @@ pub use self::{
     process::{Process, start_of},
     run::{Run, guard, write_from_background},
     server::Start,
+    signals::is_ignored,
     status::Status,
 };

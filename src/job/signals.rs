@@ -28,10 +28,7 @@ impl Events {
     /// The system has no more of what it takes.
     pub(super) fn listen() -> anyhow::Result<Self> {
         let (sender, receiver) = unbounded_channel();
-        let ignored = ignored();
-        let heard = HEARD
-            .into_iter()
-            .filter(|heard| ignored & (1 << (heard.as_raw() - 1)) == 0);
+        let heard = HEARD.into_iter().filter(|heard| !is_ignored(*heard));
         let events = heard
             .map(|heard| (SignalKind::from_raw(heard.as_raw()), Event::Signal(heard)))
             .chain([(SignalKind::child(), Event::Child)]);
@@ -81,12 +78,12 @@ pub(super) fn name(signal: Signal) -> &'static str {
     }
 }
 
-/// The mask of the signals that this process ignores, as it was started to; none where /proc does not say.
-fn ignored() -> u64 {
+/// Whether this process was started to ignore it, as under `nohup`; not so where /proc does not say.
+pub fn is_ignored(signal: Signal) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0)
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.unwrap_or(0) & (1 << (signal.as_raw() - 1)) != 0
 }
 
 /// Those that are passed on, and the one that says that we go on after a stop.

@@ -8,6 +8,7 @@ use crate::support::{
     Exchange, FakeUpstream, TestRegistry,
     client::finish,
     image::{Blob, ImageBuilder},
+    may_mount,
     store::Store,
 };
 
@@ -16,19 +17,6 @@ const MIB: usize = 1 << 20;
 /// The data directory lies on a disk of 8 MiB.
 const SMALL_DISK: &str =
     "mkdir -p \"$DATA\"; mount -t tmpfs -o size=8m,mode=700 standin-test \"$DATA\"";
-
-/// Whether this user may have a mount namespace. Where not, the tests that need one say so and pass.
-fn may_mount() -> bool {
-    let probe = std::process::Command::new("unshare")
-        .args(["--map-root-user", "--mount", "mount", "-t", "tmpfs"])
-        .args(["standin-test", "/mnt"])
-        .output();
-    let may = probe.is_ok_and(|probe| probe.status.success());
-    if !may {
-        eprintln!("skipped: `unshare --map-root-user --mount` is not permitted here");
-    }
-    may
-}
 
 /// The store as the server sees it: its mount is in no other namespace.
 fn store_of(registry: &TestRegistry) -> Store {

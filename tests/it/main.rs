@@ -44,6 +44,7 @@ mod transfer_faults;
 mod upstream_errors;
 
 // The program.
+mod bad_days;
 mod cli;
 mod configure;
 mod detach;

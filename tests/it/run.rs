@@ -226,7 +226,7 @@ async fn clients_are_set_up_while_the_command_runs() {
 
 #[tokio::test]
 async fn whoever_is_killed_takes_the_rest_along() {
-    for victim in ["run", "server", "guardian", "run and server"] {
+    for victim in ["run", "server", "guardian", "run and server", "command"] {
         let home = Home::new();
         let before = listing(&home.path("root"));
         let options = [
@@ -248,6 +248,9 @@ async fn whoever_is_killed_takes_the_rest_along() {
         if victim == "guardian" {
             victims.push(guardian(&home));
         }
+        if victim == "command" {
+            victims.push(home.started_pid());
+        }
         for victim in victims {
             kill_process(victim, Signal::KILL).unwrap();
         }
@@ -261,36 +264,25 @@ async fn whoever_is_killed_takes_the_rest_along() {
         home.nothing_is_left().await;
         assert!(test_kill_process(home.started_pid()).is_err() || victim.contains("run"));
         assert_eq!(listing(&home.path("root")), before, "{victim}: {said}");
-        if victim.contains("run") {
-            assert!(
-                said.contains("`standin run` was killed"),
-                "{victim}: {said}"
-            );
-        } else {
-            assert_eq!(status.code(), Some(1), "{victim}: {said}");
-            let part = if victim == "server" {
-                "registry"
-            } else {
-                victim
-            };
-            let told = format!("{part} ");
-            assert!(
-                said.contains(&told) && said.contains("the command was ended"),
-                "{said}"
-            );
-        }
+        let (code, told, summary) = match victim {
+            "run" | "run and server" => (None, "`standin run` was killed", ""),
+            "server" => (
+                Some(1),
+                "the registry ended while the command ran",
+                "the registry was killed: what it had done is not known",
+            ),
+            "guardian" => (
+                Some(1),
+                "the guardian of this run ended while the command ran",
+                "nothing was pulled or pushed",
+            ),
+            _ => (Some(137), "left running", "nothing was pulled or pushed"),
+        };
+        assert_eq!(status.code(), code, "{victim}: {said}");
+        assert!(said.contains(told), "{victim}: {said}");
+        assert!(said.contains(summary), "{victim}: {said}");
+        assert_eq!(code == Some(1), said.contains("the command was ended"));
     }
-}
-
-#[tokio::test]
-async fn a_command_that_is_killed_is_its_own_affair() {
-    let home = Home::new();
-    let run = home.start(&[], "while :; do sleep 0.01; done").await;
-    kill_process(home.started_pid(), Signal::KILL).unwrap();
-    let (status, _, said) = finish(&home, run);
-    assert_eq!(status, 137, "{said}");
-    assert!(said.contains("nothing was pulled or pushed"), "{said}");
-    home.nothing_is_left().await;
 }
 
 #[test]

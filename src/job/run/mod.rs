@@ -51,6 +51,10 @@ pub struct Run {
     pub ready_file: PathBuf,
     /// Where content is kept that is not temporary.
     pub kept: Option<PathBuf>,
+    /// How long the server has to become ready.
+    pub ready_timeout: Duration,
+    /// Where it tells more than what goes wrong, if anywhere.
+    pub log_file: Option<PathBuf>,
     /// How long the command has to end after SIGTERM.
     pub grace: Duration,
     /// Clients to set up, and where.
@@ -147,11 +151,22 @@ impl Run {
                     &format!("{} came before the registry was ready; the command was not started", signals::name(signal)),
                 ));
             }
+            () = tokio::time::sleep(self.ready_timeout) => anyhow::bail!(
+                "the registry was not ready after {:?}, so the command was not run: {}, and --ready-timeout gives it longer",
+                self.ready_timeout,
+                match &self.log_file {
+                    Some(log) => format!("{} says what it was doing", log.display()),
+                    None => "RUST_LOG=info has it say what it is doing".to_owned(),
+                }
+            ),
         };
-        anyhow::ensure!(
-            ready,
-            "the registry did not start, so the command was not run"
-        );
+        if !ready {
+            // It has said why, and is about to end.
+            if let Some(mut server) = job.server.take() {
+                let _ = server.wait();
+            }
+            anyhow::bail!("the registry did not start, so the command was not run");
+        }
         let instance = Instance::read(&self.ready_file)?.with_context(|| {
             format!(
                 "the registry has left no ready file {}",

@@ -17,9 +17,20 @@ pub(crate) struct Home(TempDir);
 impl Home {
     pub(crate) fn new() -> Self {
         let home = Self(TempDir::new().unwrap());
-        for name in ["tmp", "home", "root/etc/containers/registries.conf.d"] {
+        for name in [
+            "tmp",
+            "home",
+            "root/etc/containers/registries.conf.d",
+            "root/etc/docker",
+        ] {
             fs::create_dir_all(home.path(name)).unwrap();
         }
+        // As nobody but a person would write it.
+        fs::write(
+            home.path("root/etc/docker/daemon.json"),
+            "{ \"debug\" :true}",
+        )
+        .unwrap();
         home
     }
 
@@ -27,11 +38,30 @@ impl Home {
         self.0.path().join(name)
     }
 
+    /// `standin run ARGS`.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
+        self.standin(&[&["run"], args].concat())
+    }
+
+    /// `standin ARGS`, with nothing in its environment that is not of this directory.
+    pub(crate) fn standin(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_standin"));
+        command.args(args);
+        self.within(command)
+    }
+
+    /// The same, in `sh`, which runs `prelude` before and becomes it.
+    pub(crate) fn standin_after(&self, prelude: &str, args: &[&str]) -> Command {
+        let mut command = Command::new("sh");
         command
-            .arg("run")
-            .args(args)
+            .args(["-ec", &format!("{prelude}\nexec \"$0\" \"$@\"")])
+            .arg(env!("CARGO_BIN_EXE_standin"))
+            .args(args);
+        self.within(command)
+    }
+
+    fn within(&self, mut command: Command) -> Command {
+        command
             .current_dir(self.0.path())
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())
@@ -145,15 +175,26 @@ pub(crate) fn finish(home: &Home, child: Child) -> (i32, String, String) {
     (output.status.code().unwrap(), text(output.stdout), said)
 }
 
-/// Points podman at it in a root of its own, and says whether that is so.
-pub(crate) const CONFIGURE: [&str; 4] = ["--configure", "podman", "--configure-root", "root"];
+/// Points podman and docker at it in a root of its own.
+pub(crate) const CONFIGURE: [&str; 5] = [
+    "--configure",
+    "podman",
+    "docker",
+    "--configure-root=root",
+    "--docker-version=28.0.0",
+];
 
+/// Whether that is so.
 pub(crate) fn configured(home: &Home) -> bool {
-    home.path("root/etc/containers/registries.conf.d/050-standin.conf")
-        .exists()
+    let daemon = fs::read_to_string(home.path("root/etc/docker/daemon.json")).unwrap();
+    let podman = home.path("root/etc/containers/registries.conf.d/050-standin.conf");
+    let configured = podman.exists();
+    assert_eq!(configured, daemon.contains("registry-mirrors"), "{daemon}");
+    configured
 }
 
-pub(crate) fn listing(root: &Path) -> Vec<PathBuf> {
+/// All that is below, with the content of files.
+pub(crate) fn listing(root: &Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
     let mut found = Vec::new();
     let mut directories = vec![root.to_owned()];
     while let Some(directory) = directories.pop() {
@@ -162,7 +203,8 @@ pub(crate) fn listing(root: &Path) -> Vec<PathBuf> {
             if path.is_dir() {
                 directories.push(path.clone());
             }
-            found.push(path);
+            let content = fs::read(&path).ok();
+            found.push((path, content));
         }
     }
     found.sort();

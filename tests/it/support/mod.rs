@@ -59,6 +59,19 @@ pub(crate) async fn within<T>(what: &str, event: impl Future<Output = T>) -> T {
         .unwrap_or_else(|_| panic!("never happened: {what}"))
 }
 
+/// Whether this user may have a mount namespace. Where not, the tests that need one say so and pass.
+pub(crate) fn may_mount() -> bool {
+    let probe = std::process::Command::new("unshare")
+        .args(["--map-root-user", "--mount", "mount", "-t", "tmpfs"])
+        .args(["standin-test", "/mnt"])
+        .output();
+    let may = probe.is_ok_and(|probe| probe.status.success());
+    if !may {
+        eprintln!("skipped: `unshare --map-root-user --mount` is not permitted here");
+    }
+    may
+}
+
 /// A file or directory under `fixtures/`.
 pub(crate) fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
