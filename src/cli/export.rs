@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use clap::Args;
 use serde::Serialize;
 
-use super::{interrupt, reach, serve};
+use super::{interrupt, progress::Progress, reach, serve};
 use crate::{
     app,
     config::{Config, Flags, Key, Sources},
@@ -231,10 +231,11 @@ fn carry(
         cancel: cancel.clone(),
         ..Pace::usual(MANIFEST_LIMIT)
     };
+    let progress = Progress::new();
     let walk = Walk {
         origin,
         destination: &*destination,
-        observer: &(),
+        observer: &progress,
         pace: &pace,
     };
     let mut exported = Vec::new();

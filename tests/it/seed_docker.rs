@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use crate::support::{
     client::Client,
-    image::{DOCKER_MANIFEST, Image, OCI_MANIFEST, sha256},
+    full,
+    image::{DOCKER_MANIFEST, Image, OCI_MANIFEST, random_bytes, sha256},
     saved::{Entry, Layer, Saved, config, gzip},
     seeding::{Place, refused, told},
 };
@@ -453,6 +454,57 @@ fn archives_that_are_wrong_are_refused_by_file_and_entry() {
         .replacen("docker", "oci", 1);
     let said = refused(&place.seed(&[&source]));
     assert!(said.contains("docker-archive:FILE"), "{said}");
+}
+
+/// Whatever happens to an archive on its way, it is seeded as what it was, or refused with a reason.
+#[test]
+fn damage_anywhere_is_found_or_does_no_harm() {
+    let (plain, packed) = (Layer::plain(1, 900), Layer::gzip(2, 900));
+    let archive = |layers: &[&Layer]| Saved::of(&[(&["acme/app:1"], layers)]).bytes();
+    let (same, other) = (archive(&[&plain]), archive(&[&plain, &packed]));
+    let digest = told(&Place::new().piped(&["docker-archive:-"], &same))[0]
+        .1
+        .clone();
+    let rounds = if full() { 3000 } else { 150 };
+    let mut noise = random_bytes(7, rounds * 8).to_vec();
+    for round in noise.chunks_exact_mut(8) {
+        let mut bytes = match round[5] % 2 {
+            0 => same.clone(),
+            _ => other.clone(),
+        };
+        let at = usize::from(u16::from_le_bytes([round[0], round[1]])) % bytes.len();
+        match round[2] % 4 {
+            0 => bytes[at] ^= round[3] | 1,
+            1 => bytes.truncate(at),
+            2 => {
+                // A block twice, as of an archive that was patched together.
+                let block = at / 512 * 512;
+                let copy = bytes[block..(block + 512).min(bytes.len())].to_vec();
+                bytes.splice(block..block, copy);
+            }
+            _ => {
+                let end = (at + usize::from(round[3])).min(bytes.len());
+                bytes[at..end].fill(round[4]);
+            }
+        }
+        let place = Place::new();
+        let output = place.piped(&["docker-archive:-"], &bytes);
+        let said = String::from_utf8_lossy(&output.stderr);
+        match output.status.code() {
+            // What changed is nothing that an image is made of: a name, or the end mark. What is compressed has further bytes
+            // that are not its layer's.
+            Some(0) if round[5] % 2 == 0 => assert_eq!(told(&output)[0].1, digest, "{round:?}"),
+            Some(0) => assert_eq!(told(&output).len(), 1, "{round:?}"),
+            Some(1) => {
+                assert!(
+                    said.starts_with("standin: error: can't read "),
+                    "{round:?}: {said}"
+                );
+                place.assert_untouched(&format!("{round:?}: {said}"));
+            }
+            other => panic!("{round:?} ended with {other:?}: {said}"),
+        }
+    }
 }
 
 #[test]
