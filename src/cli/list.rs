@@ -5,14 +5,13 @@ use serde::Serialize;
 
 use super::{
     serve,
-    upkeep::{ago, pattern, patterns, table, timestamp},
+    upkeep::{ago, look, pattern, patterns, table, timestamp},
 };
 use crate::{
     activity::words::{count, size},
     config::{Config, Flags, Sources},
-    storage::Store,
     types::{Digest, MediaType, Tag},
-    upkeep::{self, Image, Listed, Totals},
+    upkeep::{self, Image, Listed, Listing, Totals},
 };
 
 #[derive(Args, Debug)]
@@ -37,8 +36,10 @@ impl Arguments {
         let sources = Sources::read(flags, std::env::vars_os().collect())?;
         let config = Config::from_sources(&sources)?;
         let patterns = patterns(&self.patterns, &config)?;
-        let store = Store::look(&config.data)?;
-        let listing = upkeep::list(&store, &patterns);
+        let listing = match look(&config)? {
+            Some(store) => upkeep::list(&store, &patterns),
+            None => Listing::default(),
+        };
         if !listing.odd.is_empty() {
             log::warn!(
                 "{} in {} can't be read or are none of standin's: `standin verify` says which",

@@ -8,12 +8,11 @@ use serde::Serialize;
 
 use super::{
     serve,
-    upkeep::{Waiting, ago, claim, pattern, patterns, table, timestamp},
+    upkeep::{Waiting, ago, claim, look, pattern, patterns, table, timestamp},
 };
 use crate::{
     activity::words::{count, size},
     config::{Config, Flags, Key, Sources, duration},
-    storage::Store,
     types::Digest,
     upkeep::{self, Gone, Pruned, Pruning},
 };
@@ -75,16 +74,17 @@ impl Arguments {
             quarantine: self.quarantine,
         };
         let store = match self.dry_run {
-            true => Store::look(&config.data)?,
+            true => look(&config)?,
             false => claim(
                 &config,
                 "--dry-run works beside it, and its own --cache-max-size bounds what it keeps",
             )?,
         };
-        let waiting = Waiting::new()?;
-        let pruned = upkeep::prune(&store, &pruning, self.dry_run, &waiting)
-            .context("not all is pruned: what is left is whole, and another prune goes on")?;
-        drop(waiting);
+        let pruned = match store {
+            Some(store) => upkeep::prune(&store, &pruning, self.dry_run, &Waiting::new()?)
+                .context("not all is pruned: what is left is whole, and another prune goes on")?,
+            None => Pruned::default(),
+        };
         let text = match self.json {
             true => serde_json::to_string(&Json::new(&pruned, self.dry_run))?,
             false => text(&pruned, self.dry_run),

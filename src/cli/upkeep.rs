@@ -14,19 +14,36 @@ use crate::{
     upkeep::Watch,
 };
 
-/// Opens the data directory as this command's own, for as long as the store lives.
+/// Looks into the data directory, whoever works on it. `None`: there is nothing in it, as where a CI's cache had nothing to
+/// restore.
 ///
 /// # Errors
-/// There is none, or a standin works on it. `instead` says what can be done meanwhile.
-pub(super) fn claim(config: &Config, instead: &str) -> anyhow::Result<Store> {
+/// It is none of standin's, or can't be read.
+pub(super) fn look(config: &Config) -> anyhow::Result<Option<Store>> {
+    match Store::look(&config.data) {
+        Err(absent @ OpenError::Absent { .. }) => {
+            log::warn!("{absent}");
+            Ok(None)
+        }
+        looked => Ok(Some(looked?)),
+    }
+}
+
+/// As `look`, but opens it as this command's own, for as long as the store lives.
+///
+/// # Errors
+/// A standin works on it as well. `instead` says what can be done meanwhile.
+pub(super) fn claim(config: &Config, instead: &str) -> anyhow::Result<Option<Store>> {
     // Nothing is made where nothing is.
-    Store::look(&config.data)?;
+    if look(config)?.is_none() {
+        return Ok(None);
+    }
     match Store::open(&config.data, config.durability) {
         Err(OpenError::InUse { path, pid }) => bail!(
             "standin with pid {pid} works on the data directory {}: stop it first (`standin stop`); {instead}",
             path.display()
         ),
-        opened => Ok(opened?),
+        opened => Ok(Some(opened?)),
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     serve,
-    upkeep::{Waiting, claim},
+    upkeep::{Waiting, claim, look},
 };
 use crate::{
     activity::words::{count, size},
@@ -53,16 +53,12 @@ impl Arguments {
         let config = Config::from_sources(&sources)?;
         let store = match self.repair {
             true => claim(&config, "verify without --repair works beside it")?,
-            false => Store::look(&config.data)?,
+            false => look(&config)?,
         };
-        let waiting = Waiting::new()?;
-        let mut verified = upkeep::verify(&store, config.allow_sparse, &waiting)
-            .context("not everything was looked at, and nothing changed")?;
-        if self.repair && !verified.faults.is_empty() {
-            upkeep::repair(&store, &mut verified, config.allow_sparse, &waiting)
-                .context("the repair ended early: what it did is done, and another goes on")?;
-        }
-        drop(waiting);
+        let verified = match store {
+            Some(store) => verified(&store, config.allow_sparse, self.repair)?,
+            None => Verified::default(),
+        };
         let text = match self.json {
             true => serde_json::to_string(&Json::from(&verified))?,
             false => text(&verified),
@@ -79,6 +75,17 @@ impl Arguments {
             false => ExitCode::FAILURE,
         })
     }
+}
+
+fn verified(store: &Store, sparse: bool, repair: bool) -> anyhow::Result<Verified> {
+    let waiting = Waiting::new()?;
+    let mut verified = upkeep::verify(store, sparse, &waiting)
+        .context("not everything was looked at, and nothing changed")?;
+    if repair && !verified.faults.is_empty() {
+        upkeep::repair(store, &mut verified, sparse, &waiting)
+            .context("the repair ended early: what it did is done, and another goes on")?;
+    }
+    Ok(verified)
 }
 
 fn text(verified: &Verified) -> String {

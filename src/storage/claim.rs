@@ -76,10 +76,15 @@ fn foreign(root: &Path) -> io::Result<Option<String>> {
 /// Whether there is a data directory of our layout, for somebody who only looks.
 pub(super) fn look(root: &Path) -> Result<(), OpenError> {
     match version(root)? {
-        Some(found) if !found.is_empty() => known(root, &found),
-        _ => Err(OpenError::Absent {
-            path: root.to_owned(),
-        }),
+        Some(found) if !found.is_empty() => return known(root, &found),
+        _ => {}
+    }
+    let path = root.to_owned();
+    match foreign(root) {
+        Ok(Some(found)) => Err(OpenError::Another { path, found }),
+        Ok(None) => Err(OpenError::Absent { path }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::Absent { path }),
+        Err(error) => Err(failed(root, "read")(error)),
     }
 }
 

@@ -375,8 +375,10 @@ pub enum OpenError {
     InUse { path: PathBuf, pid: String },
     #[error("the data directory {} has layout {found:?}, and this standin knows up to {}: use a newer standin, or another --data", path.display(), layout::VERSION)]
     Version { path: PathBuf, found: String },
-    #[error("there is no standin's content in {}: give --data the directory of one", path.display())]
+    #[error("there is nothing in {} yet", path.display())]
     Absent { path: PathBuf },
+    #[error("there is no standin's content in {}, but {found:?}: give --data the directory of one", path.display())]
+    Another { path: PathBuf, found: String },
     #[error("{} is no data directory of standin, but holds {found:?}: give --data an empty directory or a new one", path.display())]
     Foreign { path: PathBuf, found: String },
 }

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What a data directory holds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Listing {
     pub images: Vec<Listed>,
     /// Of the whole directory, whichever images are listed.

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// What was found.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Verified {
     pub checked: Checked,
     pub faults: Vec<Fault>,

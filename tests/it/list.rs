@@ -254,20 +254,36 @@ async fn what_can_not_be_read_is_told_of_and_the_rest_is_listed() {
 }
 
 #[test]
-fn a_directory_that_is_none_of_standin_s_is_refused_and_not_made() {
+fn a_directory_that_is_none_of_standin_s_is_refused_and_one_that_is_empty_holds_nothing() {
     let home = tempfile::tempdir().unwrap();
-    let absent = home.path().join("absent");
-    for command in ["list", "verify", "prune"] {
-        for data in [home.path(), &absent] {
-            let said = refused(&standin(data, &[command]), 1);
+    let (absent, empty) = (home.path().join("absent"), home.path().join("empty"));
+    fs::create_dir(&empty).unwrap();
+    // A cache step that had nothing to restore leaves one or the other.
+    for data in [&absent, &empty] {
+        for args in [&["list"][..], &["verify", "--repair"], &["prune"]] {
+            let output = standin(data, args);
+            told(&output, 0);
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(said.contains("nothing in"), "{said}");
             assert!(said.contains(data.to_str().unwrap()), "{said}");
-            assert!(said.contains("no standin's content"), "{said}");
         }
+        let listing = json(data, &["list"], 0);
+        assert_eq!(
+            (&listing["images"], &listing["totals"]["bytes"]),
+            (&json!([]), &0.into())
+        );
+        assert_eq!(json(data, &["verify"], 0)["sound"], true);
     }
-    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
-    fs::write(home.path().join("version"), "99\n").unwrap();
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(&empty).unwrap().count(), 0);
+    let newer = home.path().join("newer");
+    fs::create_dir(&newer).unwrap();
+    fs::write(newer.join("version"), "99\n").unwrap();
     for command in ["list", "verify", "prune"] {
         let said = refused(&standin(home.path(), &[command]), 1);
+        assert!(said.contains("no standin's content"), "{said}");
+        assert!(said.contains(home.path().to_str().unwrap()), "{said}");
+        let said = refused(&standin(&newer, &[command]), 1);
         assert!(said.contains("use a newer standin"), "{said}");
     }
 }
