@@ -65,7 +65,7 @@ pub struct Gone {
     pub used: SystemTime,
 }
 
-/// Takes away what `pruning` says, or with `rehearse` only tells what that is. `told` hears of each manifest that goes.
+/// Takes away what `pruning` says, or with `rehearse` only tells what that is.
 ///
 /// # Errors
 /// The medium failed, or it was interrupted: what is left is whole, and the next pruning goes on.

@@ -6,14 +6,18 @@ use std::{
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 use crate::support::{
-    Exchange, FakeUpstream, TestRegistry, eventually,
+    Exchange, FakeUpstream, TestRegistry, eventually, full,
     image::{Image, ImageBuilder, OCI_INDEX, index, sha256},
     program::{copy, json, killed_at, refused, standin, told},
     registry::Builder,
@@ -389,41 +393,51 @@ async fn whatever_a_standin_does_meanwhile_is_nothing_wrong() {
         .start()
         .await;
     let data = registry.again().data();
-    let over = AtomicBool::new(false);
-    let work = async {
-        let client = registry.client();
-        let pushed = Image::small(110);
-        let mut rounds = 0;
-        while !over.load(Ordering::SeqCst) {
+    let over = Arc::new(AtomicBool::new(false));
+    let mut work = JoinSet::new();
+    for pusher in 0..4 {
+        let (client, over) = (registry.client(), over.clone());
+        work.spawn(async move {
+            let (name, image) = (format!("acme/app{pusher}"), Image::small(110 + pusher));
+            let path = format!("/v2/{name}/manifests/{}", image.manifest.digest);
+            for round in 0.. {
+                if over.load(Ordering::SeqCst) {
+                    return round;
+                }
+                client.push_image(&name, "1", &image).await;
+                client.delete(&path).answer().await.expect(202);
+            }
+            0
+        });
+    }
+    let (client, ended) = (registry.client(), over.clone());
+    work.spawn(async move {
+        for round in 0.. {
             for (n, image) in pulled.iter().enumerate() {
+                if ended.load(Ordering::SeqCst) {
+                    return round;
+                }
                 let name = format!("quay.io/acme/{n}");
                 client.pull_image(&name, "1", image).await;
             }
-            client.push_image("acme/app", "1", &pushed).await;
-            let path = format!("/v2/acme/app/manifests/{}", pushed.manifest.digest);
-            client.delete(&path).answer().await.expect(202);
-            rounds += 1;
         }
-        rounds
-    };
-    let looks = tokio::task::spawn_blocking({
-        let data = data.clone();
-        move || {
-            for _ in 0..15 {
-                let verified = json(&data, &["verify"], 0);
-                assert_eq!(verified["faults"], Value::Array(Vec::new()));
-                json(&data, &["list"], 0);
-                json(&data, &["prune", "--dry-run", "--all-cached"], 0);
-            }
+        0
+    });
+    let looks = tokio::task::spawn_blocking(move || {
+        let rounds = if full() { 100 } else { 20 };
+        for _ in 0..rounds {
+            let verified = json(&data, &["verify"], 0);
+            assert_eq!(verified["faults"], Value::Array(Vec::new()));
+            json(&data, &["list"], 0);
+            json(&data, &["prune", "--dry-run", "--all-cached"], 0);
         }
     });
-    let look = async {
-        let looked = looks.await;
-        over.store(true, Ordering::SeqCst);
-        looked.unwrap();
-    };
-    let (rounds, ()) = tokio::join!(work, look);
-    assert!(rounds > 1, "nothing was done meanwhile");
+    let looked = looks.await;
+    over.store(true, Ordering::SeqCst);
+    while let Some(rounds) = work.join_next().await {
+        assert!(rounds.unwrap() > 1, "nothing was done meanwhile");
+    }
+    looked.unwrap();
     registry.stop().await.store().assert_sound();
 }
 
