@@ -17,6 +17,7 @@ use crate::{
     clients::{Client, Mode, Request, Version},
     config::{Directories, Flags, Key, Sources},
     job::{self, Instance, READY_FILE, Run, Start},
+    transfer::Seed,
 };
 
 #[derive(Args, Debug)]
@@ -113,6 +114,10 @@ impl Arguments {
             flags = flags.with(Key::Listen, [FRESH_PORT.to_owned()]);
         }
         let config = serve::configured(flags.clone())?;
+        anyhow::ensure!(
+            !config.seeds.iter().any(Seed::reads_input),
+            "standard input is COMMAND's, and can't be seeded as well: let COMMAND do it, by `standin seed docker-archive:-`"
+        );
         if let Some(parent) = config.parent {
             job::end_with(parent)?;
         }
@@ -132,6 +137,7 @@ impl Arguments {
             start: Start {
                 arguments: server(flags).arguments(),
                 variables,
+                reads_input: false,
             },
             ready_file: config.state.join(READY_FILE),
             kept: kept.map(|directories| directories.data),

@@ -7,6 +7,7 @@ use crate::{
     app,
     config::{Config, Flags, Key, Sources},
     job::{self, LOG_FILE, Parent, Start},
+    transfer::Seed,
 };
 
 #[derive(Args, Debug)]
@@ -205,6 +206,7 @@ impl Arguments {
                 .log_file
                 .unwrap_or_else(|| config.state.join(LOG_FILE));
             start.arguments.push("--detached".to_owned());
+            start.reads_input = config.seeds.iter().any(Seed::reads_input);
             let line = job::detach(&start, &log, config.ready_timeout)?;
             // It runs, whether or not anybody reads where.
             let _ = super::print(line);

@@ -10,7 +10,7 @@
 //!   layers: uncompressed                # as the archive has them; or gzip
 //! ```
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{cell::Cell, fmt, path::Path, sync::Arc};
 
 use serde_saphyr::Spanned;
 
@@ -27,7 +27,20 @@ use crate::{
 
 /// All that `--seed` names, lists in place of the files that hold them.
 pub(super) fn seeds(sources: &Sources) -> Result<Vec<Seed>, ConfigError> {
-    let lists = sources.list(Key::Seed, parse)?;
+    let taken = Cell::new(false);
+    let once = |given: &Given| {
+        let seeds = parse(given)?;
+        for seed in &seeds {
+            if seed.reads_input() && taken.replace(true) {
+                return Err(
+                    "standard input can be read once: put one of the archives into a file"
+                        .to_owned(),
+                );
+            }
+        }
+        Ok(seeds)
+    };
+    let lists = sources.list(Key::Seed, once)?;
     Ok(lists.into_iter().flatten().flatten().collect())
 }
 

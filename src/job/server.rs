@@ -15,6 +15,8 @@ pub struct Start {
     pub arguments: Vec<String>,
     /// On top of this process's own.
     pub variables: Vec<(String, String)>,
+    /// Whether this process's standard input is for it.
+    pub reads_input: bool,
 }
 
 impl Start {
@@ -29,6 +31,9 @@ impl Start {
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::piped())
             .stderr(log);
+        if self.reads_input {
+            command.stdin(Stdio::inherit());
+        }
         Ok(command)
     }
 }

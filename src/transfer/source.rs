@@ -100,6 +100,14 @@ impl Seed {
         })
     }
 
+    /// Whether it is read from standard input.
+    pub fn reads_input(&self) -> bool {
+        matches!(
+            &self.source,
+            Source::OciArchive { input, .. } | Source::DockerArchive { input, .. } if *input == Input::Stdin
+        )
+    }
+
     pub(super) fn choice(&self) -> Choice {
         match self.platforms.is_empty() {
             true => Choice::Whole,

@@ -11,9 +11,53 @@ use crate::support::{
     image::Image,
     registry::Builder,
     saved::{Layer, Saved},
-    seeding::{Place, refused, told},
+    seeding::{Place, output_of, refused, told},
     within,
 };
+
+#[test]
+fn standard_input_is_for_one() {
+    let layer = Layer::plain(1, 1000);
+    let whole = Saved::of(&[(&["acme/app:1"], &[&layer])]).bytes();
+    let place = Place::new();
+    let twice = place.piped(&["docker-archive:-", "oci-archive:-"], &whole);
+    let said = String::from_utf8_lossy(&twice.stderr);
+    assert_eq!(twice.status.code(), Some(2), "{said}");
+    assert!(said.contains("read once"), "{said}");
+    // The command's own.
+    let mut run = Command::new(env!("CARGO_BIN_EXE_standin"));
+    run.args(["run", "--seed", "docker-archive:-", "--", "cat"]);
+    let run = run.env_clear().stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(run.status.code(), Some(1), "{said}");
+    assert!(said.contains("standin seed docker-archive:-"), "{said}");
+    // A server that is left running has read it before.
+    let directories = |command: &mut Command| {
+        let (data, state) = (place.builder.data(), place.builder.state());
+        command.arg("--data").arg(data).arg("--state").arg(state);
+    };
+    let mut serve = Command::new(env!("CARGO_BIN_EXE_standin"));
+    serve.args([
+        "serve",
+        "--detach",
+        "--listen",
+        "127.0.0.1:0",
+        "--seed",
+        "docker-archive:-",
+    ]);
+    directories(serve.env_clear());
+    let told = output_of(&mut serve, &whole);
+    assert!(told.status.success(), "{told:?}");
+    let mut export = Command::new(env!("CARGO_BIN_EXE_standin"));
+    export.args(["export", "acme/app:1", "oci-archive:-"]);
+    directories(export.env_clear());
+    let exported = export.output().unwrap();
+    let mut stop = Command::new(env!("CARGO_BIN_EXE_standin"));
+    stop.arg("stop");
+    directories(stop.env_clear());
+    assert!(stop.status().unwrap().success());
+    assert!(exported.status.success(), "{exported:?}");
+}
 
 #[tokio::test]
 async fn a_signal_ends_a_seed_that_waits_for_its_input() {

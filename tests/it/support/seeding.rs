@@ -52,15 +52,7 @@ impl Place {
     }
 
     pub(crate) fn piped(&self, args: &[&str], input: &[u8]) -> Output {
-        let mut command = self.command(args);
-        command.stdin(Stdio::piped());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        // It may have refused by now what it has read of it.
-        let _ = stdin.write_all(input);
-        drop(stdin);
-        child.wait_with_output().unwrap()
+        output_of(&mut self.command(args), input)
     }
 
     /// Nothing can be pulled, and nothing lies about.
@@ -74,6 +66,18 @@ impl Place {
             .collect();
         assert_eq!(left, [""; 0], "{why}");
     }
+}
+
+/// What a command says that is given `input`.
+pub(crate) fn output_of(command: &mut Command, input: &[u8]) -> Output {
+    command.stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // It may have refused by now what it has read of it.
+    let _ = stdin.write_all(input);
+    drop(stdin);
+    child.wait_with_output().unwrap()
 }
 
 pub(crate) fn told(output: &Output) -> Vec<(String, String)> {
