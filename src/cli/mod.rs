@@ -54,7 +54,7 @@ enum Command {
     Status(status::Arguments),
     /// Wait until a registry is ready
     Wait(wait::Arguments),
-    /// Put images from layouts and archives into a registry that runs, or into a data directory
+    /// Put images from archives, layouts, docker or other registries into this one
     Seed(Box<seed::Arguments>),
     /// Write images to a layout or an archive, for the next job or another machine
     Export(Box<export::Arguments>),

@@ -163,13 +163,13 @@ fn put(seeder: &Seeder<'_>, seeds: &[Seed], progress: &Progress, json: bool) -> 
 
 const AFTER_HELP: &str = "\
 Sources:
-  docker-archive:FILE[:NAME[:TAG]]  what docker save and podman save write; all of its images, or the one named
+  docker-archive:FILE[:NAME[:TAG]]  what docker save and its like write, or one image of it
   oci:DIR[:TAG]                     an OCI layout
   oci-archive:FILE[:TAG]            an OCI layout in a tar archive
-  docker://NAME[:TAG][@DIGEST]      what the registry that is seeded pulls through by that name
+  docker://NAME[:TAG][@DIGEST]      what the registry that is seeded pulls through as that
   docker-daemon:NAME[:TAG]          an image of docker's, by docker save
-  containers-storage:NAME[:TAG]     an image of podman's or buildah's, by podman save or buildah push
-  FILE.yaml                         a list of such sources, with name, tags, platforms and layers for each
+  containers-storage:NAME[:TAG]     an image of podman's or buildah's, by their export
+  FILE.yaml                         a list of sources, with name, tags, platforms, layers
 A FILE may be -, standard input, and may be compressed by gzip or zstd.
 
 Images go to the standin that runs on --data; if none runs, into that directory, for the next one to serve. \

@@ -29,7 +29,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, Read},
     os::unix::fs::OpenOptionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
@@ -138,7 +138,7 @@ pub trait Destination: Send + Sync {
 
     /// A file without a name, for bytes that can't be sent yet. Nothing is left of it once it is closed.
     fn scratch(&self) -> io::Result<File> {
-        unnamed(&std::env::temp_dir())
+        unnamed(&temporary())
     }
 
     /// Takes a manifest by its digest; all that it names has been put.
@@ -181,11 +181,22 @@ pub enum Error {
     Interrupted,
 }
 
+/// Where what is large may lie for a while: `$TMPDIR`, else /var/tmp, which is on a disk where /tmp may be in memory.
+fn temporary() -> PathBuf {
+    let given = std::env::var_os("TMPDIR").filter(|given| !given.is_empty());
+    let var = PathBuf::from("/var/tmp");
+    match given {
+        Some(given) => given.into(),
+        None if var.is_dir() => var,
+        None => std::env::temp_dir(),
+    }
+}
+
 /// A file in `directory` that has no name.
 pub(crate) fn unnamed(directory: &Path) -> io::Result<File> {
     let failed = |error: io::Error| {
         let why = format!(
-            "no temporary file can be made in {}: {error}",
+            "no temporary file can be made in {}, which TMPDIR decides: {error}",
             directory.display()
         );
         io::Error::new(error.kind(), why)

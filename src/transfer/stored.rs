@@ -145,7 +145,7 @@ struct Named(PathBuf);
 impl Named {
     fn new() -> Self {
         let name = format!(".standin-{}.tar", UploadId::random());
-        Self(std::env::temp_dir().join(name))
+        Self(super::temporary().join(name))
     }
 
     fn open(&self, shown: &str) -> Result<Spooled, Error> {

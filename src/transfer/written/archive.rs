@@ -1,7 +1,7 @@
 //! Where an archive goes: a file, which gets its name when it is whole, or standard output.
 
 use std::{
-    env, fmt,
+    fmt,
     fs::{self, File},
     io::{self, Read, Write},
     path::{Path, PathBuf},
@@ -11,7 +11,7 @@ use super::{
     staged::{Staged, beside, failed},
     tar::Archive,
 };
-use crate::transfer::{Cancel, Error};
+use crate::transfer::{Cancel, Error, temporary};
 
 /// Where an archive goes.
 pub struct Target {
@@ -60,7 +60,7 @@ impl Target {
     pub(super) fn beside(&self) -> PathBuf {
         match &self.place {
             Place::File(path) => beside(path),
-            Place::Output => env::temp_dir(),
+            Place::Output => temporary(),
         }
     }
 
