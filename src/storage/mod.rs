@@ -313,7 +313,7 @@ pub enum Error {
         key: String,
         source: io::Error,
     },
-    #[error("{key} in the data directory is damaged: {why}")]
+    #[error("{key} in the data directory is damaged: {why}; `standin verify` says what that hurts")]
     Corrupt { key: String, why: String },
 }
 

@@ -6,6 +6,7 @@
 //! - A repair moves aside and writes back what can be told from manifests; it deletes nothing.
 //! - Names go before content, whatever goes: a process killed in between leaves nothing visible that is not whole.
 
+mod hash;
 mod images;
 mod list;
 mod prune;

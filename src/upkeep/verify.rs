@@ -4,22 +4,16 @@
 //! Another process may work on the directory meanwhile. So what is found missing is looked for again, and counts only if
 //! that which needs it is there before and after.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
-    thread,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     Error, Image, Watch,
+    hash::{FORBIDDEN, hash},
     images::{Manifests, labels},
 };
 use crate::{
-    storage::{Content, Oddity, Reason, Record, Repository, Store, Survey},
-    types::{CanonicalName, Digest, Hasher, Namespace, Role, Tag},
+    storage::{Oddity, Reason, Record, Repository, Store, Survey},
+    types::{CanonicalName, Digest, Namespace, Role, Tag},
 };
 
 /// What was found.
@@ -66,7 +60,7 @@ pub struct Hurt {
 }
 
 /// The kinds of faults.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Damage {
     /// The bytes do not hash to their name.
     Content,
@@ -125,10 +119,15 @@ pub fn verify(store: &Store, sparse: bool, watch: &dyn Watch) -> Result<Verified
         store,
         survey: &survey,
         sparse,
-        images: &images,
-        faults: Vec::new(),
+        namers: HashMap::new(),
+        faults: BTreeMap::new(),
         bad: BTreeSet::new(),
     };
+    for image in &images {
+        for digest in image.named.keys() {
+            look.namers.entry(digest).or_default().push(image);
+        }
+    }
     for odd in &survey.odd {
         look.odd(&odd.record, &odd.why);
     }
@@ -148,13 +147,10 @@ pub fn verify(store: &Store, sparse: bool, watch: &dyn Watch) -> Result<Verified
         manifests: count(&survey, |repository| repository.manifests.len()),
         tags: count(&survey, |repository| repository.tags.len()),
     };
-    let Look {
-        mut faults, bad, ..
-    } = look;
-    faults.sort_by_cached_key(|fault| fault.record.to_string());
+    let Look { faults, bad, .. } = look;
     Ok(Verified {
         checked,
-        faults,
+        faults: faults.into_values().collect(),
         lost: Vec::new(),
         bad,
         survey,
@@ -165,151 +161,45 @@ fn count(survey: &Survey, of: impl Fn(&Repository) -> usize) -> usize {
     survey.repositories.values().map(of).sum()
 }
 
-/// What is wrong with a content.
-type Unsound = (Damage, String);
-
-/// Hashes all content, several at once. What has vanished since it was seen is not wrong.
-fn hash(
-    store: &Store,
-    survey: &Survey,
-    watch: &dyn Watch,
-) -> Result<BTreeMap<Digest, Unsound>, Error> {
-    let mut contents: Vec<(&Digest, u64)> = survey
-        .contents
-        .iter()
-        .map(|(digest, content)| (digest, content.size))
-        .collect();
-    // The largest first, so that none is left to one thread alone at the end.
-    contents.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
-    let all = contents.iter().map(|(_, size)| size).sum();
-    let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
-    let unsound = Mutex::new(BTreeMap::new());
-    let work = || {
-        while let Some((digest, _)) = contents.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let progress = |bytes| {
-                let before = done.fetch_add(bytes, Ordering::Relaxed);
-                watch.read(before + bytes, all);
-                !watch.is_over()
-            };
-            if let Some(found) = examine(store, digest, progress) {
-                let mut unsound = unsound.lock().unwrap_or_else(PoisonError::into_inner);
-                unsound.insert((*digest).clone(), found);
-            }
-            if watch.is_over() {
-                return;
-            }
-        }
-    };
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| {
-        for _ in 1..threads.min(MOST_THREADS) {
-            scope.spawn(work);
-        }
-        work();
-    });
-    match watch.is_over() {
-        true => Err(Error::Interrupted),
-        false => Ok(unsound.into_inner().unwrap_or_else(PoisonError::into_inner)),
-    }
-}
-
-/// What is wrong with one content. `go_on` is told of bytes read.
-fn examine(store: &Store, digest: &Digest, go_on: impl Fn(u64) -> bool) -> Option<Unsound> {
-    let content = match store.content(digest) {
-        Ok(content) => content?,
-        Err(error) => return Some(unreadable(&error)),
-    };
-    let found = match digest_of(&content, digest, go_on) {
-        Ok(found) => found?,
-        Err(error) => return Some((Damage::Unreadable, format!("it can't be read: {error}"))),
-    };
-    if found == *digest {
-        return None;
-    }
-    let what = format!("its {} bytes hash to {found}", content.size());
-    Some((Damage::Content, what))
-}
-
-fn unreadable(error: &crate::storage::Error) -> Unsound {
-    match error {
-        crate::storage::Error::Io { source, .. }
-            if source.kind() == std::io::ErrorKind::PermissionDenied =>
-        {
-            (Damage::Forbidden, FORBIDDEN.to_owned())
-        }
-        error => (Damage::Unreadable, error.to_string()),
-    }
-}
-
-/// `None`: it is over.
-fn digest_of(
-    content: &Content,
-    digest: &Digest,
-    go_on: impl Fn(u64) -> bool,
-) -> std::io::Result<Option<Digest>> {
-    let mut hasher = Hasher::new(digest.algorithm());
-    let mut piece = vec![0; PIECE];
-    let mut offset = 0;
-    loop {
-        let read = content.read_at(offset, &mut piece)?;
-        if read == 0 {
-            return Ok(Some(hasher.finish()));
-        }
-        hasher.update(&piece[..read]);
-        offset += read as u64;
-        if !go_on(read as u64) {
-            return Ok(None);
-        }
-    }
-}
-
 struct Look<'a> {
     store: &'a Store,
     survey: &'a Survey,
     sparse: bool,
-    images: &'a [Image],
-    faults: Vec<Fault>,
+    /// The images that name a content.
+    namers: HashMap<&'a Digest, Vec<&'a Image>>,
+    /// By where they are.
+    faults: BTreeMap<(String, Damage), Fault>,
     bad: BTreeSet<Digest>,
 }
 
 impl Look<'_> {
-    fn fault(&mut self, damage: Damage, record: Record, what: String, mut hurts: Vec<Hurt>) {
-        // One file is told of once for each thing that is wrong with it.
-        if let Some(known) = self
-            .faults
-            .iter_mut()
-            .find(|known| known.damage == damage && known.record == record)
-        {
-            known.hurts.append(&mut hurts);
-            known.hurts.sort();
-            known.hurts.dedup();
-            return;
-        }
-        hurts.sort();
-        hurts.dedup();
-        self.faults.push(Fault {
+    /// One file is told of once for each thing that is wrong with it.
+    fn fault(&mut self, damage: Damage, record: Record, what: String, hurts: Vec<Hurt>) {
+        let key = (record.to_string(), damage);
+        let fault = self.faults.entry(key).or_insert(Fault {
             damage,
             record,
             what,
-            hurts,
+            hurts: Vec::new(),
             repaired: false,
             quarantined: None,
         });
+        fault.hurts.extend(hurts);
+        fault.hurts.sort();
+        fault.hurts.dedup();
     }
 
     /// The images that name the content.
     fn namers(&self, digest: &Digest) -> Vec<Hurt> {
-        let images = self.images.iter();
-        let namers = images.filter(|image| image.named.contains_key(digest));
-        namers.flat_map(hurt).collect()
+        let namers = self.namers.get(digest).into_iter().flatten();
+        namers.flat_map(|image| hurt(image)).collect()
     }
 
     /// Those of one repository.
     fn namers_in(&self, namespace: Namespace, name: &CanonicalName, digest: &Digest) -> Vec<Hurt> {
-        let images = self.images.iter();
-        let own = images.filter(|image| image.namespace == namespace && image.name == *name);
-        let namers = own.filter(|image| image.named.contains_key(digest));
-        namers.flat_map(hurt).collect()
+        let namers = self.namers.get(digest).into_iter().flatten();
+        let own = namers.filter(|image| image.namespace == namespace && image.name == *name);
+        own.flat_map(|image| hurt(image)).collect()
     }
 
     fn odd(&mut self, record: &Record, why: &Oddity) {
@@ -455,7 +345,9 @@ impl Look<'_> {
         }
         let record = Record::holder(namespace, name, digest);
         // One that is damaged is told of as what it is.
-        let known = self.faults.iter().any(|fault| fault.record == record);
+        let path = record.to_string();
+        let known = self.faults.range((path.clone(), Damage::Content)..).next();
+        let known = known.is_some_and(|((known, _), _)| *known == path);
         let gone = || !self.is_there(&record);
         if !known && self.confirmed(gone, || self.is_there(by)) {
             let what = format!("without it nobody knows that {name} holds {digest}");
@@ -516,11 +408,3 @@ pub(super) fn tags_of(repository: &Repository, digest: &Digest) -> Vec<Tag> {
     let tags = tags.filter(|(_, tag)| tag.digest == *digest);
     tags.map(|(tag, _)| tag.clone()).collect()
 }
-
-const FORBIDDEN: &str = "this user may not read it, so nothing can be told of it";
-
-/// Bytes read at once by each thread.
-const PIECE: usize = 1 << 20;
-
-/// More would wait for the disk.
-const MOST_THREADS: usize = 8;

@@ -65,6 +65,7 @@ mod terminal;
 mod tls;
 mod tls_constraints;
 mod verify;
+mod verify_amid;
 
 // What holds under load and after a crash.
 mod big;

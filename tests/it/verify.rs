@@ -5,22 +5,17 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    process::Command,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tokio::task::JoinSet;
 
 use crate::support::{
-    Exchange, FakeUpstream, TestRegistry, eventually, full,
+    FakeUpstream, TestRegistry, eventually,
     image::{Image, ImageBuilder, OCI_INDEX, index, sha256},
-    program::{copy, json, killed_at, refused, standin, told},
+    program::{json, refused, standin, told},
     registry::Builder,
+    store::{content, flip},
 };
 
 /// acme/app:1 was pushed and quay.io/acme/tool:1 pulled; the standin has ended.
@@ -78,11 +73,6 @@ impl Scene {
     }
 }
 
-fn content(digest: &str) -> String {
-    let (algorithm, hex) = digest.split_once(':').unwrap();
-    format!("blobs/{algorithm}/{}/{hex}", &hex[..2])
-}
-
 /// The only fault there is.
 #[track_caller]
 fn fault(verified: &Value) -> &Value {
@@ -100,12 +90,6 @@ fn hurts(fault: &Value) -> BTreeSet<(&str, bool)> {
 }
 
 type Harm = fn(&Path);
-
-fn flip(file: &Path) {
-    let mut bytes = fs::read(file).unwrap();
-    bytes[7] ^= 1;
-    fs::write(file, bytes).unwrap();
-}
 
 fn truncate(file: &Path) {
     let bytes = fs::read(file).unwrap();
@@ -356,6 +340,15 @@ async fn what_is_wrong_is_found_beside_a_standin_and_repaired_only_without() {
     let registry = scene.builder.clone().start().await;
     let layer = content(&scene.pulled.layers[0].digest);
     flip(&scene.data().join(&layer));
+    // An entry that it meets, it tells of in its log, with the way on.
+    let tag = "namespaces/_local/docker.io/acme/app/_tags/1";
+    let entry = fs::read(scene.data().join(tag)).unwrap();
+    fs::write(scene.data().join(tag), "no entry").unwrap();
+    let pull = registry.client().get_manifest("acme/app", "1").await;
+    assert_eq!(pull.status, 500);
+    let line = [tag, "is damaged", "standin verify"];
+    registry.log().line_with(&line).await;
+    fs::write(scene.data().join(tag), entry).unwrap();
     let before = registry.store().listing();
     let found = scene.verify(&[], 1);
     assert_eq!(fault(&found)["file"], layer);
@@ -377,68 +370,6 @@ async fn what_is_wrong_is_found_beside_a_standin_and_repaired_only_without() {
         lines[2].ends_with(", 3 manifests and 3 tags: 1 fault"),
         "{text}"
     );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn whatever_a_standin_does_meanwhile_is_nothing_wrong() {
-    let upstream = FakeUpstream::start().await;
-    let pulled = [0, 1, 2].map(|n| ImageBuilder::new(100 + n).layer(200_000).build());
-    for (n, image) in pulled.iter().enumerate() {
-        upstream.add_image(&format!("acme/{n}"), "1", image);
-    }
-    // A cache in which there is room for one image, so that each pull evicts.
-    let registry = TestRegistry::builder()
-        .registry("quay.io", &upstream.url())
-        .args(["--cache-max-size", "300KiB"])
-        .start()
-        .await;
-    let data = registry.again().data();
-    let over = Arc::new(AtomicBool::new(false));
-    let mut work = JoinSet::new();
-    for pusher in 0..4 {
-        let (client, over) = (registry.client(), over.clone());
-        work.spawn(async move {
-            let (name, image) = (format!("acme/app{pusher}"), Image::small(110 + pusher));
-            let path = format!("/v2/{name}/manifests/{}", image.manifest.digest);
-            for round in 0.. {
-                if over.load(Ordering::SeqCst) {
-                    return round;
-                }
-                client.push_image(&name, "1", &image).await;
-                client.delete(&path).answer().await.expect(202);
-            }
-            0
-        });
-    }
-    let (client, ended) = (registry.client(), over.clone());
-    work.spawn(async move {
-        for round in 0.. {
-            for (n, image) in pulled.iter().enumerate() {
-                if ended.load(Ordering::SeqCst) {
-                    return round;
-                }
-                let name = format!("quay.io/acme/{n}");
-                client.pull_image(&name, "1", image).await;
-            }
-        }
-        0
-    });
-    let looks = tokio::task::spawn_blocking(move || {
-        let rounds = if full() { 100 } else { 20 };
-        for _ in 0..rounds {
-            let verified = json(&data, &["verify"], 0);
-            assert_eq!(verified["faults"], Value::Array(Vec::new()));
-            json(&data, &["list"], 0);
-            json(&data, &["prune", "--dry-run", "--all-cached"], 0);
-        }
-    });
-    let looked = looks.await;
-    over.store(true, Ordering::SeqCst);
-    while let Some(rounds) = work.join_next().await {
-        assert!(rounds.unwrap() > 1, "nothing was done meanwhile");
-    }
-    looked.unwrap();
-    registry.stop().await.store().assert_sound();
 }
 
 #[tokio::test]
@@ -507,92 +438,4 @@ async fn what_this_user_may_not_read_is_told_of_and_left_where_it_is() {
     assert_eq!(scene.builder.store().listing(), before);
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     scene.assert_sound().await;
-}
-
-#[tokio::test]
-async fn a_repair_that_is_killed_anywhere_is_gone_on_with() {
-    const MANY: usize = 30;
-    let upstream = FakeUpstream::start().await;
-    let images: Vec<Image> = (0..MANY as u64).map(|n| Image::small(400 + n)).collect();
-    for (n, image) in images.iter().enumerate() {
-        upstream.add_image("acme/many", &format!("v{n}"), image);
-    }
-    let builder = TestRegistry::builder().registry("quay.io", &upstream.url());
-    let registry = builder.start().await;
-    let client = registry.client();
-    let kept = Image::small(399);
-    client.push_image("acme/kept", "1", &kept).await;
-    for (n, image) in images.iter().enumerate() {
-        let tag = format!("v{n}");
-        client.pull_image("quay.io/acme/many", &tag, image).await;
-        client.push_image("acme/many", &tag, image).await;
-    }
-    let builder = registry.stop().await;
-    for image in &images {
-        flip(&builder.data().join(content(&image.layers[0].digest)));
-    }
-    let mut kills = 0;
-    // Two entries of each image go, then its layer.
-    for at in [1, MANY, 2 * MANY + 5, 3 * MANY - 3] {
-        let data = builder.home().join("copy");
-        copy(&builder.data(), &data);
-        let copied = builder.clone().directories(data.clone(), builder.state());
-        let moved = || copied.store().below("quarantine").len() >= at;
-        if killed_at(&data, &["verify", "--repair"], moved) {
-            kills += 1;
-        }
-        let left = MANY - copied.store().below("quarantine/1/blobs").len();
-        let found = json(&data, &["verify"], i32::from(left > 0));
-        assert_eq!(found["faults"].as_array().unwrap().len(), left, "{at}");
-        standin(&data, &["verify", "--repair"]);
-        told(&standin(&data, &["verify"]), 0);
-        let registry = copied.clone().start().await;
-        let client = registry.client();
-        client.pull_image("acme/kept", "1", &kept).await;
-        for (n, image) in images.iter().enumerate() {
-            let tag = format!("v{n}");
-            let gone = client.get_manifest("acme/many", &tag).await;
-            gone.refused(404, "MANIFEST_UNKNOWN");
-            client.pull_image("quay.io/acme/many", &tag, image).await;
-        }
-        registry.stop().await;
-        assert_eq!(copied.store().below("quarantine").len(), 3 * MANY, "{at}");
-        fs::remove_dir_all(data).unwrap();
-    }
-    assert!(kills >= 3, "only {kills} were killed in time");
-}
-
-#[tokio::test]
-async fn ctrl_c_ends_it_and_nothing_was_changed() {
-    let builder = TestRegistry::start().await.stop().await;
-    // Content that takes long to hash, and no room.
-    let file = builder
-        .data()
-        .join(content(&format!("sha256:{}", "ab".repeat(32))));
-    fs::create_dir_all(file.parent().unwrap()).unwrap();
-    fs::File::create(&file).unwrap().set_len(1 << 40).unwrap();
-    let before = builder.store().listing();
-    for signal in [Signal::INT, Signal::TERM] {
-        let child = Command::new(env!("CARGO_BIN_EXE_standin"))
-            .args(["verify", "--repair", "--data"])
-            .arg(builder.data())
-            .env_clear()
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let pid = Pid::from_child(&child);
-        let open = format!("/proc/{}/fd", child.id());
-        eventually("it reads the file", || async {
-            let files = fs::read_dir(&open).unwrap();
-            let mut files = files.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-            files.any(|open| open == file)
-        })
-        .await;
-        kill_process(pid, signal).unwrap();
-        let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
-        let said = refused(&output.await.unwrap(), 1);
-        assert!(said.contains("interrupted"), "{said}");
-    }
-    assert_eq!(builder.store().listing(), before);
 }

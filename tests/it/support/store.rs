@@ -34,9 +34,7 @@ impl Store {
 
     /// Whether content of this digest is here; that it is right is for `assert_sound`.
     pub(crate) fn holds(&self, digest: &str) -> bool {
-        let (algorithm, hex) = digest.split_once(':').unwrap();
-        let file = format!("blobs/{algorithm}/{}/{hex}", &hex[..2]);
-        self.root.join(file).exists()
+        self.root.join(content(digest)).exists()
     }
 
     /// The part of the listing that lies below `directory`.
@@ -113,6 +111,19 @@ impl Store {
             assert!(known, "{entry} is left over");
         }
     }
+}
+
+/// Where content of this digest lies in a data directory.
+pub(crate) fn content(digest: &str) -> String {
+    let (algorithm, hex) = digest.split_once(':').unwrap();
+    format!("blobs/{algorithm}/{}/{hex}", &hex[..2])
+}
+
+/// Changes one bit of a file.
+pub(crate) fn flip(file: &Path) {
+    let mut bytes = fs::read(file).unwrap();
+    bytes[7] ^= 1;
+    fs::write(file, bytes).unwrap();
 }
 
 fn digest_of(algorithm: Algorithm, mut file: fs::File) -> String {
