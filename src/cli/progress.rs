@@ -25,13 +25,16 @@ pub(super) fn bar(template: &str) -> ProgressBar {
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
-    bar.enable_steady_tick(Duration::from_millis(200));
+    bar.enable_steady_tick(REDRAWN);
     bar
 }
 
 impl Progress {
     pub(super) fn new() -> Self {
-        Self(bar(LINE))
+        let bar = bar(LINE);
+        // There is nothing to see before the first image.
+        bar.disable_steady_tick();
+        Self(bar)
     }
 
     /// Prints while the bar is out of the way.
@@ -50,6 +53,9 @@ impl Observer for Progress {
     fn begins(&self, name: &RepositoryName, tag: Option<&Tag>) {
         let tag = tag.map_or(String::new(), |tag| format!(":{tag}"));
         self.0.set_message(format!("{name}{tag}"));
+        self.0.set_length(0);
+        self.0.reset();
+        self.0.enable_steady_tick(REDRAWN);
     }
 
     fn expects(&self, bytes: u64) {
@@ -62,3 +68,4 @@ impl Observer for Progress {
 }
 
 const LINE: &str = "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}";
+const REDRAWN: Duration = Duration::from_millis(200);

@@ -339,7 +339,12 @@ impl Walk<'_> {
         blob: &Descriptor,
         content: &Open<'_>,
     ) -> Result<bool, Error> {
-        self.send_one(name, blob, content, &AtomicBool::new(false))
+        // Whoever has it at hand tells of what is read for it.
+        let unobserved = Self {
+            observer: &(),
+            ..*self
+        };
+        unobserved.send_one(name, blob, content, &AtomicBool::new(false))
     }
 
     /// Whether it had to be sent.

@@ -160,6 +160,7 @@ impl Seeder<'_> {
             let Some(first) = names.first() else {
                 continue;
             };
+            self.observer.begins(&first.repository, first.tags.first());
             let sent = Mutex::new((0, 0));
             let there = match first.tags.first() {
                 Some(tag) => self.destination.image(&first.repository, tag)?,

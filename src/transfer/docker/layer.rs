@@ -67,7 +67,6 @@ impl Packer<'_> {
         if compression == Compression::None && self.layers == Layers::Gzip && !known {
             return Ok(None);
         }
-        self.observer.expects(size);
         let mut raw = Hashed::new(content);
         let unpacked = {
             let plain = compression.unpack(Box::new(&mut raw));
@@ -89,8 +88,7 @@ impl Packer<'_> {
 
     /// Compresses the layer into a file without a name.
     pub(super) fn pack(&self, layer: &Layer) -> Result<(Packed, File), Error> {
-        let (_, size, content) = self.open(layer)?;
-        self.observer.expects(size);
+        let (_, _, content) = self.open(layer)?;
         let mut plain = Hashed::new(content);
         let full = |error: io::Error| Error::Destination {
             place: format!("a temporary copy of {}", self.files.place(&layer.entry)),

@@ -106,6 +106,7 @@ impl<'a> DockerArchive<'a> {
         let Some(listed) = self.images.get(nth) else {
             return Err(self.files.wrong("", format!("it has no image {nth}")));
         };
+        self.observer.expects(self.unread(listed)?);
         let before = there.map_or_else(Vec::new, |there| self.before(listed, there));
         let packed: Mutex<Vec<Option<Packed>>> = Mutex::new(vec![None; listed.layers.len()]);
         let failed = Mutex::new(None);
@@ -150,6 +151,24 @@ impl<'a> DockerArchive<'a> {
             name: ImageName::default(),
             root,
         })
+    }
+
+    /// Bytes of its layers that were not looked at for another image.
+    fn unread(&self, listed: &Listed) -> Result<u64, Error> {
+        let mut bytes = 0;
+        for layer in &listed.layers {
+            let known = lock(&self.known).layers.contains_key(&self.key(layer)?);
+            if !known && let Some(opened) = self.files.open(&layer.entry)? {
+                bytes += opened.size;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Where the archive has the layer, behind all links, and what it has to be.
+    fn key(&self, layer: &Layer) -> Result<(u64, Digest), Error> {
+        let offset = self.files.behind(&layer.entry)?;
+        Ok((offset.unwrap_or(u64::MAX), layer.diff_id.clone()))
     }
 
     /// What the layers became when this image was taken from such an archive before, as the manifest there tells.
@@ -199,10 +218,7 @@ impl<'a> DockerArchive<'a> {
         has: &(dyn Fn(&Descriptor) -> Result<bool, Error> + Sync),
         take: &Take<'_>,
     ) -> Result<Packed, Error> {
-        let key = match self.files.behind(&layer.entry)? {
-            Some(offset) => (offset, layer.diff_id.clone()),
-            None => (u64::MAX, layer.diff_id.clone()),
-        };
+        let key = self.key(layer)?;
         if let Some(packed) = lock(&self.known).layers.get(&key) {
             return Ok(packed.clone());
         }
