@@ -295,6 +295,36 @@ async fn a_process_that_holds_the_output_keeps_nobody() {
 }
 
 #[test]
+fn a_process_group_of_another_namespace_does_not_matter() {
+    if !may_mount() {
+        return;
+    }
+    // As in a container that was entered: the group that we are in has no number there.
+    let home = Home::new();
+    let run = home.command(&["--", "sh", "-c", "echo $$; exit 3"]);
+    let mut command = Command::new("unshare");
+    command
+        .args([
+            "--map-root-user",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "--kill-child",
+        ])
+        .arg(run.get_program())
+        .args(run.get_args())
+        .current_dir(run.get_current_dir().unwrap())
+        .env_clear()
+        .envs(
+            run.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+    let (status, printed, said) = self::run(&mut command);
+    assert_eq!(status, 3, "{said}");
+    assert_ne!(printed, "");
+}
+
+#[test]
 fn what_cannot_be_run_is_refused_before_anything_is_begun() {
     let home = Home::new();
     let before = listing(&home.path("root"));

@@ -7,9 +7,12 @@ use std::{
     io::{self, IsTerminal as _},
 };
 
-use nix::sys::signal::{SigSet, Signal as Blocked};
+use nix::{
+    sys::signal::{SigSet, Signal as Blocked},
+    unistd::getpgrp,
+};
 use rustix::{
-    process::{Pid, Signal, getpgrp, kill_current_process_group},
+    process::{Pid, Signal, kill_current_process_group},
     termios::{tcgetpgrp, tcsetpgrp},
 };
 
@@ -29,9 +32,10 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    /// `None` if there is no terminal.
+    /// `None` if there is no terminal, or our process group is of a namespace around ours.
     pub(super) fn open() -> Option<Self> {
-        Self::of(getpgrp())
+        // That namespace's has no number here, of which rustix knows nothing.
+        Self::of(Pid::from_raw(getpgrp().as_raw())?)
     }
 
     /// That of the run whose process group this is.
