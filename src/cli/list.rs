@@ -147,6 +147,7 @@ struct Json<'a> {
 #[derive(Serialize)]
 struct JsonImage<'a> {
     name: String,
+    registry: String,
     tags: Vec<String>,
     digest: &'a Digest,
     media_type: &'a MediaType,
@@ -187,6 +188,7 @@ impl<'a> From<&'a Listed> for JsonImage<'a> {
         });
         Self {
             name: image.name.to_string(),
+            registry: image.name.source().to_string(),
             tags: image.tags.iter().map(Tag::to_string).collect(),
             digest: &image.digest,
             media_type: &image.media_type,

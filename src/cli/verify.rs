@@ -112,7 +112,7 @@ fn text(verified: &Verified) -> String {
             let left = verified.faults.iter().filter(|fault| !fault.repaired);
             let faults = count(faults as u64, "fault", "faults");
             match left.count() {
-                0 => format!("{faults}, all set right"),
+                0 => format!("{faults}, all seen to"),
                 _ => faults,
             }
         }

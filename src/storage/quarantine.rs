@@ -47,7 +47,10 @@ impl Quarantine<'_> {
         let backend = &self.store.backend;
         let moved = backend
             .set_aside(&from, &to)
-            .map_err(Error::io(Op::Move, from))?;
+            .map_err(Error::io(Op::Move, from.clone()))?;
+        if let Some(directory) = from.parent() {
+            backend.tidy(&directory);
+        }
         match record {
             Record::Tag(namespace, name, tag) => self.store.note_tag(*namespace, name, tag)?,
             Record::Content(digest) => self.store.recount(digest)?,

@@ -23,7 +23,9 @@ impl Store {
         tag: &Tag,
     ) -> Result<bool, Error> {
         let _deleting = self.locks.deleting(namespace, name);
-        self.untag(namespace, name, tag)
+        let deleted = self.untag(namespace, name, tag);
+        self.backend.tidy(&layout::tags(namespace, name));
+        deleted
     }
 
     /// `delete_tag` for those who hold the lock.

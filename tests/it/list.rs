@@ -117,6 +117,10 @@ async fn what_is_pushed_and_pulled_is_listed_and_the_numbers_are_those_of_metric
     let tool = image(&listing, "quay.io/acme/tool");
     assert_eq!(tool["digest"], scene.pulled.manifest.digest);
     assert_eq!(
+        (&app["registry"], &tool["registry"]),
+        (&"docker.io".into(), &"quay.io".into())
+    );
+    assert_eq!(
         (&tool["local"], &tool["tags"]),
         (&false.into(), &json!(["1"]))
     );

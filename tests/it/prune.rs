@@ -282,7 +282,7 @@ async fn what_was_only_heard_of_goes_with_all_else_that_was_pulled() {
     scene.prune(&["--older-than", "1h"]);
     assert_eq!(store.below("namespaces/quay.io/acme/heard-of"), heard_of);
     scene.prune(&["--all-cached"]);
-    assert_eq!(store.below("namespaces/quay.io"), Default::default());
+    assert!(!scene.data().join("namespaces/quay.io").exists());
 }
 
 #[tokio::test]

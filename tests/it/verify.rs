@@ -288,6 +288,12 @@ async fn a_tag_that_names_nothing_and_one_that_is_no_entry() {
         assert_eq!(hurts(found), BTreeSet::from([(APP, true)]));
         let repaired = scene.verify(&["--repair"], 1);
         assert_eq!(repaired["lost"], serde_json::json!([APP]));
+        assert!(
+            !scene
+                .data()
+                .join("namespaces/_local/docker.io/acme/app/_tags")
+                .exists()
+        );
         let moved = scene.data().join("quarantine/1").join(file);
         assert_eq!(fs::read_to_string(moved).unwrap(), *text);
         let registry = scene.assert_sound().await;
