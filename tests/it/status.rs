@@ -1,7 +1,13 @@
 //! `/status` itself: who sees it, in which forms, and that it holds whatever clients and upstreams say.
 
+use std::net::SocketAddr;
+
 use crate::support::{
-    Exchange, FakeUpstream, Reply, TestRegistry, eventually, image::ImageBuilder, markup::Document,
+    Client, Exchange, FakeUpstream, Reply, TestRegistry,
+    credentials::{Authorized as _, basic, other_address},
+    eventually,
+    image::{Image, ImageBuilder},
+    markup::Document,
 };
 
 #[tokio::test]
@@ -27,6 +33,118 @@ async fn names_are_for_those_who_may_pull_them() {
     as_user("reader", "wrong").await.expect(401);
     let seen = as_user("reader", "secret").await.expect(200).json();
     assert_eq!(seen["version"], 1);
+}
+
+#[tokio::test]
+async fn elsewhere_it_tells_only_what_whoever_asks_may_pull() {
+    let Some(address) = other_address() else {
+        eprintln!(
+            "skipped: what /status tells on other than loopback addresses, for there is none here"
+        );
+        return;
+    };
+    let (open, closed) = (FakeUpstream::start().await, FakeUpstream::start().await);
+    open.add_image("acme/open", "v1", &Image::small(1));
+    closed.add_image("acme/secret", "v1", &Image::small(2));
+    closed.guard(&basic("ci", "up:stream"));
+    let builder = TestRegistry::builder()
+        .registry("quay.io", &open.url())
+        .registry("private.example", &closed.url());
+    let (authfile, ready) = (
+        builder.home().join("auth.json"),
+        builder.home().join("ready.json"),
+    );
+    let auth = basic("ci", "up:stream");
+    let auth = auth.strip_prefix("Basic ").unwrap();
+    let text = format!("{{\"auths\":{{\"private.example\":{{\"auth\":\"{auth}\"}}}}}}");
+    std::fs::write(&authfile, text).unwrap();
+    // The first listener is the one that `standin status` asks.
+    let elsewhere = format!("{address}:0");
+    let registry = builder
+        .env("STANDIN_AUTHFILE", authfile.to_str().unwrap())
+        .args([
+            "--listen",
+            &elsewhere,
+            "--ready-file",
+            ready.to_str().unwrap(),
+        ])
+        .start()
+        .await;
+    let here = registry.client();
+    for (name, status) in [
+        ("quay.io/acme/open", 200),
+        ("private.example/acme/secret", 200),
+        ("private.example/acme/hidden", 404),
+    ] {
+        here.get_manifest(name, "v1").await.expect(status);
+    }
+    open.fail(Reply::Raw("HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Bearer realm=\"innermost\"\r\ncontent-length: 0\r\n\r\n".into()));
+    here.get_manifest("quay.io/acme/refused", "v1").await;
+    let all = here
+        .get("/status?format=json")
+        .answer()
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(all["left_out"]["hidden"], 0);
+
+    let ready_text = std::fs::read(&ready).unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&ready_text).unwrap();
+    let listener: SocketAddr = told["listeners"][1].as_str().unwrap().parse().unwrap();
+    let there = Client::new(
+        &format!("http://{listener}"),
+        &std::fs::read(registry.ca()).unwrap(),
+        &[],
+    );
+    for form in ["json", "html", "md"] {
+        let page = format!("/status?format={form}");
+        let text = |answer: crate::support::Answer| {
+            String::from_utf8(answer.expect(200).body.to_vec()).unwrap()
+        };
+        let seen = text(there.get(&page).answer().await);
+        assert!(seen.contains("acme/open"), "{form}: {seen}");
+        for secret in ["acme/secret", "acme/hidden", "innermost"] {
+            assert!(!seen.contains(secret), "{form} tells {secret}: {seen}");
+        }
+        let password = told["password"].as_str().unwrap();
+        let user = basic("standin", password);
+        let seen = text(there.get(&page).authorized(&user).answer().await);
+        for known in ["acme/open", "acme/secret", "acme/hidden", "innermost"] {
+            assert!(seen.contains(known), "{form} hides {known}: {seen}");
+        }
+    }
+    let seen = there
+        .get("/status?format=json")
+        .answer()
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(seen["left_out"]["hidden"], 2);
+    assert_eq!(seen["totals"], all["totals"], "sums are of all");
+    there.get("/status?login").answer().await.expect(401);
+
+    // Which asks as the user that was made up.
+    let directory = registry.home().join("alone");
+    let start = |word: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_standin"));
+        command.arg(word).arg("--data").arg(&directory).env_clear();
+        command
+    };
+    let mut serve = start("serve");
+    let served = serve
+        .args(["--detach", "--listen", &elsewhere])
+        .output()
+        .unwrap();
+    assert!(served.status.success(), "{served:?}");
+    let status = start("status").output().unwrap();
+    let stopped = start("stop").output().unwrap();
+    let status = String::from_utf8(status.stdout).unwrap();
+    assert!(status.contains(&format!("http://{address}:")), "{status}");
+    assert!(
+        status.contains("nothing was pulled or pushed yet"),
+        "{status}"
+    );
+    assert!(stopped.status.success());
 }
 
 #[tokio::test]

@@ -85,7 +85,11 @@ impl Report {
             .pushed
             .iter()
             .filter(|image| (view.may)(&image.name));
-        let pulled: Vec<Pulled> = listed_pulled.map(Pulled::from).collect();
+        let mut pulled: Vec<Pulled> = listed_pulled.map(Pulled::from).collect();
+        if !view.messages {
+            // What a client was told holds what its registry said.
+            pulled.iter_mut().for_each(|image| image.error = None);
+        }
         let pushed: Vec<Pushed> = listed_pushed.map(Pushed::from).collect();
         let hidden = snapshot.pulled.len() - pulled.len() + snapshot.pushed.len() - pushed.len();
         let left = snapshot.pulls_left_out;
