@@ -9,7 +9,7 @@ use crate::{
         Durability, Member, Owed, Reason, Store, TagEntry,
         testing::{Effect, faulty_store, visible},
     },
-    types::{Algorithm, CanonicalName, Digest, Manifest, Namespace},
+    types::{Algorithm, CanonicalName, Digest, Manifest, Namespace, Pattern},
 };
 
 fn sha256(bytes: &[u8]) -> Digest {
@@ -100,18 +100,15 @@ fn put(store: &Store, namespace: Namespace, at: &str, layer: &[u8], tag: Option<
     put_manifest(store, namespace, &name, &manifest, tag);
 }
 
-/// Pushed: x, y, and an index of both in multi, which owes something. Pulled: a and b. Every image has the base.
+/// Pushed: x, and in multi an index of y, which owes something to nobody any more. Pulled: a. Every image has the base.
 fn fill(store: &Store) {
     let (local, upstream) = (Namespace::Local, Namespace::Upstream);
     put(store, local, "x", b"x", Some("1"));
-    put(store, local, "y", b"y", Some("1"));
-    put(store, local, "multi", b"x", None);
     put(store, local, "multi", b"y", None);
-    let [x, ..] = image(b"x");
     let [y, ..] = image(b"y");
-    put_manifest(store, local, &name("multi"), &index(&[&x, &y]), Some("all"));
+    let all = index(&[&y]);
+    put_manifest(store, local, &name("multi"), &all, Some("all"));
     put(store, upstream, "a", b"a", Some("1"));
-    put(store, upstream, "b", b"b", Some("1"));
     let owed = Owed {
         name: name("gone"),
         digest: sha256(b"owed to nobody"),
@@ -119,6 +116,21 @@ fn fill(store: &Store) {
         manifest: false,
     };
     store.owe(&owed).unwrap();
+}
+
+/// Besides: y on its own and in the index with x, and another that was pulled.
+fn fill_more(store: &Store) {
+    let (local, upstream) = (Namespace::Local, Namespace::Upstream);
+    fill(store);
+    put(store, local, "y", b"y", Some("1"));
+    put(store, local, "multi", b"x", None);
+    let ([x, ..], [y, ..]) = (image(b"x"), image(b"y"));
+    let all = index(&[&x, &y]);
+    put_manifest(store, local, &name("multi"), &all, Some("all"));
+    let digest = sha256(&index(&[&y]));
+    let old = store.delete_manifest(local, &name("multi"), &digest);
+    assert!(old.unwrap());
+    put(store, upstream, "b", b"b", Some("1"));
 }
 
 fn open(directory: &Path) -> Store {
@@ -143,9 +155,7 @@ fn names(names: &[&str]) -> BTreeSet<String> {
 fn everything() -> Pruning {
     Pruning {
         all_cached: true,
-        local: ["multi", "y"]
-            .map(|of| crate::types::Pattern::parse(of, |_| false).unwrap())
-            .to_vec(),
+        local: vec![Pattern::parse("multi", |_| false).unwrap()],
         ..Pruning::default()
     }
 }
@@ -188,7 +198,7 @@ fn a_pruning_that_fails_anywhere_leaves_what_is_whole() {
             }
             n += 1;
         }
-        assert!(n > 60, "only {n} operations were made to fail");
+        assert!(n > 35, "only {n} operations were made to fail");
     }
 }
 
@@ -200,7 +210,7 @@ fn a_repair_that_fails_anywhere_is_gone_on_with() {
             let story = format!("operation {n}, effect {effect:?}");
             let directory = tempfile::tempdir().unwrap();
             let (store, faults) = faulty_store(directory.path());
-            fill(&store);
+            fill_more(&store);
             let [a, .., own] = image(b"a");
             let at = |bytes: &[u8]| {
                 let digest = sha256(bytes);
