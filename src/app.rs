@@ -139,11 +139,17 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         ready.announce(&own_ready_file, config.ready_file.as_deref())?;
         cache.count_in_background();
         let listeners: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-        log::info!("standin listens on {}", listeners.join(", "));
+        log::info!(
+            "standin listens on {}; what it does is told at {}/status",
+            listeners.join(", "),
+            ready.http()
+        );
         for image in &seeded {
-            log::info!("seeded {}:{} ({})", image.name, image.tag, image.digest);
             log::info!(
-                "  try: docker pull {}",
+                "seeded {}:{} ({}): docker pull {}",
+                image.name,
+                image.tag,
+                image.digest,
                 ready.pull_name(image, &config.default_registry)
             );
         }
@@ -230,7 +236,7 @@ fn run(
         stopping();
         let ended = tokio::select! {
             () = drained => {
-                log::info!("drained, bye");
+                log::info!("drained: no request is left");
                 Ok(())
             }
             _ = terminate.recv() => Err(CUT_OFF),

@@ -137,6 +137,11 @@ impl Ready {
         Ok(written?)
     }
 
+    /// Where it is reached in the clear.
+    pub(super) fn http(&self) -> &str {
+        &self.http
+    }
+
     /// The shortest name by which a client of ours pulls the image.
     pub(super) fn pull_name(&self, image: &Seeded, default: &RegistryHost) -> String {
         let name = if image.name.source() == default {

@@ -93,9 +93,15 @@ impl Reports {
     pub(super) fn write(&self) -> anyhow::Result<()> {
         self.activity.close();
         let report = self.gather(false);
+        for line in report.lines() {
+            log::info!("in all: {line}");
+        }
         let mut failed = Ok(());
         for file in &self.files {
             let written = file.write(&report).with_context(|| unwritten(file));
+            if written.is_ok() {
+                log::info!("the report is in {}", file.path.display());
+            }
             match (&failed, written) {
                 (Ok(()), written) => failed = written,
                 (Err(_), Err(error)) => log::error!("{error:#}"),

@@ -33,7 +33,7 @@ use clap::{Parser, Subcommand};
 
 /// A container registry that stands in for every other registry while a CI job runs.
 #[derive(Debug, Parser)]
-#[command(name = "standin", version, max_term_width = 100)]
+#[command(name = "standin", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -109,6 +109,25 @@ fn print(text: impl std::fmt::Display) -> anyhow::Result<()> {
         other => other.context("cannot write to standard output"),
     }
 }
+
+const AFTER_HELP: &str = "\
+Examples:
+  A registry for one command, which docker is pointed at as long as it runs
+    standin run --configure docker -- ./build.sh
+
+  A registry beside the steps of a job; /status is a page about what it does
+    standin serve --detach
+    standin configure docker --write
+    docker pull acme/base
+    standin configure docker --undo
+    standin stop
+
+  Images for the next job
+    standin export acme/app:1 oci:images
+    standin seed oci:images
+
+Each option of `standin serve` can be a variable, STANDIN_LISTEN for --listen, or a line of the YAML file that --config names. \
+RUST_LOG=debug has every command tell each request.";
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
