@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::{
     storage::{Repository, Store, Survey},
-    types::{CanonicalName, Digest, Manifest, MediaType, Namespace, Role, Tag},
+    types::{CanonicalName, Descriptor, Digest, Manifest, MediaType, Namespace, Role, Tag},
 };
 
 /// A manifest that a tag names, or that no index of its repository does, and all that is below it.
@@ -225,7 +225,7 @@ impl<'a> Manifests<'a> {
         };
         let references = parsed.manifest.references.iter();
         let children = references.filter(|named| named.role == Role::Manifest);
-        let child = |reference: &crate::types::Descriptor| {
+        let child = |reference: &Descriptor| {
             let mut named = BTreeMap::new();
             let media_type = reference.media_type.as_ref();
             self.add_named(

@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use super::{
@@ -17,7 +17,9 @@ use super::{
 };
 use crate::{
     cache::{Goal, MaxSize, Plan, plan},
-    storage::{Cached, CachedManifest, Odd, Oddity, Reason, Record, Repository, Store, Survey},
+    storage::{
+        self, Cached, CachedManifest, Odd, Oddity, Reason, Record, Repository, Store, Survey,
+    },
     types::{CanonicalName, Digest, Namespace, Pattern, Role, Tag},
 };
 
@@ -169,7 +171,7 @@ impl Work<'_> {
     /// `None`: it is only rehearsed.
     fn step<T>(
         &self,
-        step: impl FnOnce(&Store) -> Result<T, crate::storage::Error>,
+        step: impl FnOnce(&Store) -> Result<T, storage::Error>,
     ) -> Result<Option<T>, Error> {
         if self.watch.is_over() {
             return Err(Error::Interrupted);
@@ -359,7 +361,7 @@ fn planned(
     pruning: &Pruning,
     cached: &Cached,
     used: u64,
-) -> Result<Plan, crate::storage::Error> {
+) -> Result<Plan, storage::Error> {
     let wanted = match pruning.cache {
         _ if pruning.all_cached => u64::MAX,
         None => 0,
@@ -382,4 +384,4 @@ fn planned(
 }
 
 /// Clocks differ, and a directory may come from another machine.
-const A_DAY: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -16,7 +16,7 @@ use super::{
     verify::tags_of,
 };
 use crate::{
-    storage::{Quarantine, Record, Repository, Store, Survey},
+    storage::{self, Quarantine, Record, Repository, Store, Survey},
     types::{CanonicalName, Digest, Namespace, Role, Tag},
 };
 
@@ -231,7 +231,7 @@ fn restore(
                 && let Some(content) = work.store.content(digest)?
             {
                 let bytes = content.read().map_err(|source| {
-                    crate::storage::Error::unreadable(&Record::Content(digest.clone()), source)
+                    storage::Error::unreadable(&Record::Content(digest.clone()), source)
                 })?;
                 work.store
                     .put_manifest(namespace, &name, digest, &bytes, &parsed.manifest)?;

@@ -139,6 +139,8 @@ async fn what_was_pulled_goes_by_age_by_size_or_all_and_what_was_pushed_stays() 
         (&both, &[0]),
         (&["--all-cached"], &[0, 1, 2]),
         (&["--cache-max-size", "0"], &[0, 1, 2]),
+        // Of what is free or cached.
+        (&["--cache-max-size", "100%"], &[]),
     ] {
         let scene = Scene::new().await;
         let before = scene.builder.store().listing();
