@@ -97,8 +97,13 @@ pub(super) fn respond(error: &Error, request: &str, head: bool) -> HttpResponse 
     if let Error::RangeInvalid { offset, .. } = error {
         response.insert_header((header::RANGE, received(*offset)));
     }
-    response.json(body(code, &message, detail(error)))
+    let mut response = response.json(body(code, &message, detail(error)));
+    response.extensions_mut().insert(Told);
+    response
 }
+
+/// Marks an answer that the log has been told of.
+pub(super) struct Told;
 
 /// An answer of our own making, for what never reaches the registry.
 pub(super) fn refuse(status: StatusCode, code: ErrorCode, message: &str) -> HttpResponse {

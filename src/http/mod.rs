@@ -224,11 +224,13 @@ struct Unanswered {
 impl Unanswered {
     fn answered(mut self, response: &HttpResponse) {
         let request = std::mem::take(&mut self.request);
-        log::debug!(
-            "{request}: {} in {:?}",
-            response.status().as_u16(),
-            self.since.elapsed()
-        );
+        if response.extensions().get::<error::Told>().is_none() {
+            log::debug!(
+                "{request}: {} in {:.1?}",
+                response.status().as_u16(),
+                self.since.elapsed()
+            );
+        }
     }
 }
 

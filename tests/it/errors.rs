@@ -383,3 +383,27 @@ async fn a_refusal_says_who_refused_and_is_logged_in_one_line() {
         "{lines:?}"
     );
 }
+
+#[tokio::test]
+async fn the_log_tells_each_request_in_one_line_at_level_debug() {
+    let registry = TestRegistry::builder()
+        .env("RUST_LOG", "standin=debug")
+        .start()
+        .await;
+    let client = registry.client();
+    for path in [
+        "/v2/",
+        "/v2/acme/one/manifests/v1",
+        "/v2/ACME/tags/list",
+        "/healthz",
+        "/nowhere",
+    ] {
+        let status = client.get(path).answer().await.status;
+        let head = client.head(path).answer().await.status;
+        for (method, status) in [("GET", status), ("HEAD", head)] {
+            let line = format!(" {method} {path}: {status}");
+            registry.log().line_with(&[&line]).await;
+            assert_eq!(registry.log().count(&[&line]), 1, "{line}");
+        }
+    }
+}
