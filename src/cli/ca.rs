@@ -13,6 +13,7 @@ use crate::{
 };
 
 #[derive(Args, Debug)]
+#[command(after_help = AFTER_HELP)]
 pub(super) struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -116,3 +117,9 @@ fn locate(location: Location) -> anyhow::Result<AuthorityPlace> {
     );
     Ok(place)
 }
+
+const AFTER_HELP: &str = "\
+Examples:
+  standin ca show
+  curl --cacert \"$(standin ca path)\" https://127.0.0.1:5000/v2/
+  standin ca mint registry.test 10.0.0.5";

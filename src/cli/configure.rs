@@ -315,7 +315,7 @@ podman stands for buildah and skopeo as well. env always writes the bundle of ce
 
 Examples:
   standin configure docker --write
-  standin configure containerd --root /mnt/image --url http://10.0.0.5:5000 --containerd-version 2.1 --write
+  standin configure containerd --root /mnt --containerd-version 2.1 --write
   eval \"$(standin configure env)\"
   standin configure env --format github >> \"$GITHUB_ENV\"
   standin configure docker --undo";

@@ -230,10 +230,12 @@ The command finds STANDIN_URL (http://127.0.0.1:PORT), STANDIN_HOST (127.0.0.1:P
 STANDIN_READY_FILE, by which `standin configure`, `seed` and the others find this registry.
 
 The exit status is the command's own, 128 and the signal's number if a signal ended it, 127 if there is no such command, 126 if \
-it can't be run, and 1 if the registry failed. What it leaves running in its process group is ended with it. SIGTERM and SIGHUP \
+it can't be run, and 1 if the registry failed. A summary is told on standard error; --report writes all of it, and RUST_LOG=info \
+has the registry tell what it does meanwhile. What the command leaves running in its process group is ended with it. SIGTERM and SIGHUP \
 give the command --grace to end; a second one kills it.
 
 Examples:
   standin run -- make images test
   standin run --configure docker -- ./build.sh
-  standin run --data /cache/standin --proxy-env -- sh -c 'buildah push app docker://$STANDIN_HOST/acme/app'";
+  standin run --data /cache/standin --report standin.html -- make images
+  standin run --proxy-env -- sh -c 'buildah push app docker://$STANDIN_HOST/app'";
