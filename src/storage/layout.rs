@@ -200,8 +200,12 @@ pub(super) fn referrer(
     Key(format!("{referrers}/{}", digest_component(manifest)))
 }
 
+pub(super) fn all_holders() -> Key {
+    Key("holders".to_owned())
+}
+
 pub(super) fn holders(digest: &Digest) -> Key {
-    Key(format!("holders/{}", digest_component(digest)))
+    below(&all_holders(), &digest_component(digest))
 }
 
 /// `id` is a hash of ours, as it stands in a listing.

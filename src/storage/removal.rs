@@ -1,7 +1,7 @@
 //! Deleting: entries only, and in an order that leaves nothing visible without what it needs. Content stays: nothing names
 //! it any more, so that it counts as cached and goes when room is needed.
 
-use super::{Error, Op, Reason, Record, Store, layout};
+use super::{Error, Op, Reason, Record, Store, backend::Leaf, layout};
 use crate::types::{CanonicalName, Digest, Manifest, Namespace, Tag};
 
 /// What became of a blob that was to be deleted.
@@ -131,6 +131,24 @@ impl Store {
             }
             Record::Owed(id) => self.settle(*id),
             _ => Ok(()),
+        }
+    }
+
+    /// Gives back what is empty, which a process leaves that is killed between taking away an entry and tidying up.
+    pub fn tidy_up(&self) {
+        for place in [
+            layout::namespace(Namespace::Upstream),
+            layout::all_holders(),
+        ] {
+            let mut hollow = Vec::new();
+            self.backend.walk(&place, &mut |key, leaf| {
+                if matches!(leaf, Leaf::Hollow) {
+                    hollow.push(key);
+                }
+            });
+            for directory in hollow {
+                self.backend.tidy(&directory);
+            }
         }
     }
 }

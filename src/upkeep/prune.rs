@@ -150,6 +150,10 @@ pub fn prune(
             work.step(|store| store.delete_tag(Namespace::Upstream, name, tag))?;
         }
     }
+    work.step(|store| {
+        store.tidy_up();
+        Ok(())
+    })?;
     pruned.left_cached = used - pruned.bytes;
     pruned.left = survey.contents.values().map(|content| content.size).sum();
     pruned.left -= pruned.bytes;

@@ -250,6 +250,16 @@ async fn what_nothing_names_goes_and_so_does_the_quarantine_if_asked() {
     );
     assert_eq!(names(&pruned), [""; 0]);
     assert_eq!(scene.left().await, (vec![0, 1, 2], vec![0, 1]));
+    // Places that a process was killed over before it could give them back.
+    for place in [
+        "holders/sha256-ab",
+        "namespaces/quay.io/gone/_blobs/sha256-ab",
+    ] {
+        fs::create_dir_all(scene.data().join(place)).unwrap();
+    }
+    scene.prune(&[]);
+    assert!(!scene.data().join("holders/sha256-ab").exists());
+    assert!(!scene.data().join("namespaces/quay.io/gone").exists());
     for name in ["broken-off", "deleted"] {
         let place = format!("namespaces/_local/docker.io/acme/{name}");
         assert_eq!(scene.builder.store().below(&place), Default::default());
