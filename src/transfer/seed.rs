@@ -355,7 +355,7 @@ fn names<T: PartialEq>(
     tags.extend(seed.tags.iter().cloned());
     if !tags.is_empty() && own.len() > 1 {
         return Err(format!(
-            "it names {} images, and one name can't be given to all: choose one by its tag",
+            "it names {} images, and one name can't be given to all: choose one of them, by its tag or its name",
             own.len()
         ));
     }
@@ -398,7 +398,7 @@ fn names<T: PartialEq>(
             match seen.get(&name) {
                 Some(first) if own[*first].1 != own[nth].1 => {
                     return Err(format!(
-                        "two of its images would be called {name}: choose one by its tag"
+                        "two of its images would be called {name}: choose one of them, by its tag or its name"
                     ));
                 }
                 _ => {

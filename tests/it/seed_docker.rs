@@ -201,6 +201,13 @@ async fn images_of_an_archive_are_chosen_by_name() {
         place.assert_untouched(&said);
     }
 
+    // A name that is none here is no loss where another is.
+    let odd = Saved::of(&[(&["acme/App:1", "acme/app:1", ""], &[&base])]);
+    let place = Place::new();
+    let seeded = place.seeded(&[&place.saved("odd.tar", &odd)]);
+    assert_eq!(seeded.len(), 1);
+    assert_eq!(seeded[0].0, "acme/app:1");
+
     // One that was saved by its ID has no name but that of the file.
     let nameless = Saved::of(&[(&[], &[&base])]);
     let place = Place::new();

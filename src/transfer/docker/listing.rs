@@ -130,12 +130,14 @@ fn image(files: &Tarball, entry: Entry) -> Result<Listed, Error> {
     };
     let text = |key: &str| Some(config.rest.get(key)?.as_str()?.to_owned());
     let platform = text("os").zip(text("architecture"));
-    let names: Vec<ImageName> = entry
+    let mut names: Vec<ImageName> = entry
         .repo_tags
         .iter()
         .flatten()
         .map(|name| ImageName::lenient(name))
         .collect();
+    // Those that are none of ours are no loss where another is.
+    names.retain(|name| *name != ImageName::default());
     Ok(Listed {
         names: match names.is_empty() {
             true => vec![ImageName::default()],

@@ -45,14 +45,14 @@ impl Home {
 
     /// `standin ARGS`, with nothing in its environment that is not of this directory.
     pub(crate) fn standin(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_standin"));
+        let mut command = as_from_a_shell(env!("CARGO_BIN_EXE_standin"));
         command.args(args);
         self.within(command)
     }
 
     /// The same, in `sh`, which runs `prelude` before and becomes it.
     pub(crate) fn standin_after(&self, prelude: &str, args: &[&str]) -> Command {
-        let mut command = Command::new("sh");
+        let mut command = as_from_a_shell("sh");
         command
             .args(["-ec", &format!("{prelude}\nexec \"$0\" \"$@\"")])
             .arg(env!("CARGO_BIN_EXE_standin"))
@@ -209,4 +209,11 @@ pub(crate) fn listing(root: &Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
     }
     found.sort();
     found
+}
+
+/// With the signals as a shell has them: whoever runs the tests may ignore some, as `nohup` does, and what is ignored stays so.
+fn as_from_a_shell(program: &str) -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP,INT,QUIT", program]);
+    command
 }
