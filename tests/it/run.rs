@@ -235,8 +235,13 @@ async fn whoever_is_killed_takes_the_rest_along() {
         ]
         .concat();
         let mut run = home
-            .start(&options, "sleep 1h & while :; do sleep 0.01; done")
+            .start(
+                &options,
+                "sleep 1h & : >forked; while :; do sleep 0.01; done",
+            )
             .await;
+        let forked = home.path("forked");
+        eventually("the command has a child", || async { forked.exists() }).await;
         assert!(configured(&home), "{victim}");
         let mut victims = Vec::new();
         if victim.contains("run") {

@@ -14,7 +14,8 @@ use crate::support::{
 fn at_terminal(home: &Home, script: &str) -> Terminal {
     let run = home.command(&CONFIGURE);
     let words = run.get_args().map(|word| word.to_str().unwrap());
-    let words: Vec<&str> = words.collect();
+    // Without the program, and what gives it signals that the shell is to have instead.
+    let words: Vec<&str> = words.skip_while(|word| *word != "run").collect();
     let function = format!("run() {{ \"$0\" {} \"$@\"; }}\n", words.join(" "));
     let mut shell = Command::new("sh");
     shell
