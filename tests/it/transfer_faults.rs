@@ -221,9 +221,9 @@ async fn a_destination_that_ends_halfway_is_named_and_the_seed_goes_on_later() {
         command.spawn().unwrap()
     };
     let child = seed(&url);
-    // Once a blob is there, others are on their way.
+    // One is sent at a time: with a second one there, the first was acknowledged, and others are to come.
     let store = registry.store();
-    crate::support::eventually("a blob", || async { !store.blobs().is_empty() }).await;
+    crate::support::eventually("blobs", || async { store.blobs().len() > 1 }).await;
     let stopped = registry.kill().await;
     let output = within("the end of the seed", child.wait_with_output())
         .await
@@ -232,15 +232,19 @@ async fn a_destination_that_ends_halfway_is_named_and_the_seed_goes_on_later() {
     assert!(said.contains("127.0.0.1"), "{said}");
     let registry = stopped.start().await;
     let held = registry.store().blobs().len();
-    assert!(held > 0 && held < 8, "{held}");
+    assert!(held > 1 && held < 8, "{held}");
     let url = format!("http://{}", registry.address());
     let output = within("the seed", seed(&url).wait_with_output())
         .await
         .unwrap();
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json[0]["digest"], *digest, "{json}");
-    // Config and layers, less those that were there.
-    assert_eq!(json[0]["blobs"], 7 - held, "{json}");
+    // Config and layers, less those that were acknowledged; the last one may have been on disk and not yet in the repository.
+    let sent = json[0]["blobs"].as_u64().unwrap();
+    assert!(
+        sent == 7 - held as u64 || sent == 8 - held as u64,
+        "{held}: {json}"
+    );
     registry.store().assert_sound();
 }
 
