@@ -292,3 +292,35 @@ async fn what_a_killed_export_left_goes_with_the_next() {
     assert!(living.status.success(), "{living:?}");
     assert_eq!(names(&out), ["living", "small"]);
 }
+
+/// What an export removes beside its destination is what exports leave, whatever else is called alike.
+#[test]
+fn an_export_removes_nothing_that_is_not_an_exports() {
+    let place = Place::new();
+    let saved = Saved::of(&[(&["acme/app:1"], &[&Layer::plain(2, 1000)])]);
+    place.seeded(&[&place.saved("app.tar", &saved)]);
+    let others = [
+        ".standin-data",
+        ".standin-export-mine",
+        ".standin-0b0e3bd1-5a3c-4a8c-9d6e-0f2f3f6f7a11",
+    ];
+    for other in others {
+        std::fs::create_dir(place.file(other)).unwrap();
+        std::fs::write(place.file(other).join("kept"), "kept").unwrap();
+    }
+    let to = format!("oci:{}", place.file("out").display());
+    let output = Command::new(env!("CARGO_BIN_EXE_standin"))
+        .args(["export", "--offline", "acme/app:1", &to])
+        .arg("--data")
+        .arg(place.builder.data())
+        .arg("--state")
+        .arg(place.builder.state())
+        .env_clear()
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    for other in others {
+        let kept = std::fs::read_to_string(place.file(other).join("kept"));
+        assert_eq!(kept.ok().as_deref(), Some("kept"), "{other}");
+    }
+}

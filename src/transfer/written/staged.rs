@@ -99,14 +99,21 @@ fn claimed(parent: &Path) -> io::Result<(PathBuf, File)> {
     }
 }
 
+/// Whether an export made a directory of that name. What is called otherwise is somebody's own, such as `.standin-data`.
+pub(super) fn is_staged(name: &str) -> bool {
+    let id = name.strip_prefix(PREFIX).map(str::parse::<UploadId>);
+    id.is_some_and(|id| id.is_ok())
+}
+
 /// Removes what others left who were killed.
 fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else {
         return;
     };
     for entry in entries.flatten() {
-        let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
-        if !is_ours || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+        if !is_staged(&entry.file_name().to_string_lossy())
+            || !entry.file_type().is_ok_and(|kind| kind.is_dir())
+        {
             continue;
         }
         if let Ok(lock) = File::open(entry.path())
@@ -192,5 +199,5 @@ pub(super) fn beside(path: &Path) -> PathBuf {
     }
 }
 
-pub(super) const PREFIX: &str = ".standin-";
+const PREFIX: &str = ".standin-export-";
 const PIECE: usize = 256 << 10;
