@@ -136,7 +136,7 @@ impl Arguments {
 fn put(seeder: &Seeder<'_>, seeds: &[Seed], progress: &Progress, json: bool) -> anyhow::Result<()> {
     let mut seeded = Vec::new();
     let mut unprinted = None;
-    for seed in seeds {
+    let carried = seeds.iter().try_for_each(|seed| {
         seeder.seed(seed, &mut |image: SeededImage| {
             let name = format!("{}:{}", image.name, image.tag);
             let print = || super::print(format_args!("{name} {}", image.digest));
@@ -149,16 +149,17 @@ fn put(seeder: &Seeder<'_>, seeds: &[Seed], progress: &Progress, json: bool) -> 
                 blobs: image.blobs,
                 bytes: image.bytes,
             });
-        })?;
-    }
-    seeder.destination.finish()?;
-    if let Some(error) = unprinted {
-        return Err(error);
-    }
-    match json {
+        })
+    });
+    let ended = carried.and_then(|()| seeder.destination.finish());
+    // Also of what a failure leaves.
+    let printed = match json {
+        true if ended.is_err() && seeded.is_empty() => Ok(()),
         true => super::print(serde_json::to_string(&seeded)?),
-        false => Ok(()),
-    }
+        false => unprinted.map_or(Ok(()), Err),
+    };
+    ended?;
+    printed
 }
 
 const AFTER_HELP: &str = "\

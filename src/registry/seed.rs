@@ -110,18 +110,6 @@ impl Seeding {
         Ok(())
     }
 
-    /// The manifest that `_local` has under the tag.
-    pub fn manifest(&self, name: &CanonicalName, tag: &Tag) -> Result<Option<Bytes>, Error> {
-        let store = &self.registry.0.store;
-        let Some(entry) = store.tag(Namespace::Local, name, tag)? else {
-            return Ok(None);
-        };
-        match store.content(&entry.digest)? {
-            Some(content) => Ok(Some(content.read()?)),
-            None => Ok(None),
-        }
-    }
-
     /// A file without a name on the data directory's disk.
     pub fn scratch(&self) -> io::Result<File> {
         self.registry.0.store.scratch()

@@ -304,7 +304,10 @@ impl Walk<'_> {
                     break;
                 };
                 let content = || self.origin.blob(image, blob);
-                let sent = self.send_one(name, blob, &content, &stop);
+                let sent = self
+                    .origin
+                    .holds(image, blob)
+                    .and_then(|()| self.send_one(name, blob, &content, &stop));
                 let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
                 match (&mut *outcome, sent) {
                     (Ok((sent, bytes)), Ok(true)) => {

@@ -3,8 +3,11 @@
 use std::{
     fs::File,
     io::Read,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
+
+use rustix::fs::OFlags;
 
 use super::Error;
 
@@ -91,7 +94,12 @@ impl Directory {
 
 impl Files for Directory {
     fn open(&self, name: &str) -> Result<Option<Opened<'_>>, Error> {
-        let file = match File::open(self.path.join(name)) {
+        // A pipe would be waited for.
+        let opened = File::options()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(self.path.join(name));
+        let file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.wrong(name, format!("it can't be opened: {error}"))),

@@ -65,7 +65,6 @@ impl Compressor {
     pub(super) fn gzip(&self, mut content: impl Read, out: &mut impl Write) -> Result<(), Fault> {
         let mut crc = Crc::new();
         let mut pending = VecDeque::new();
-        let ahead = 2 * self.threads.len();
         out.write_all(&HEADER).map_err(Fault::Write)?;
         loop {
             let mut bytes = Vec::with_capacity(PIECE);
@@ -80,7 +79,7 @@ impl Compressor {
                 sent.map_err(|_| Fault::Write(io::ErrorKind::BrokenPipe.into()))?;
             }
             pending.push_back(receiver);
-            if pending.len() >= ahead {
+            if pending.len() >= AHEAD {
                 write_next(&mut pending, out)?;
             }
         }
@@ -137,6 +136,8 @@ const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff];
 /// An empty one.
 const LAST_BLOCK: [u8; 2] = [3, 0];
 const PIECE: usize = 512 << 10;
+/// Pieces on their way for one content: enough that a lone one has all threads of a usual machine busy.
+const AHEAD: usize = 8;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

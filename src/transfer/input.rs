@@ -6,19 +6,21 @@ use std::{
     io::{self, IsTerminal as _, Read, Seek as _, Write as _},
     os::{
         fd::AsFd as _,
-        unix::fs::{FileExt as _, FileTypeExt as _},
+        unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _},
     },
     path::Path,
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    fs::OFlags,
     io::Errno,
 };
 
 use super::{
     Cancel, Error, Input,
     compression::{Bounded, Compression, MAGIC},
+    no_room,
 };
 
 /// An archive's bytes, in a file that can be read anywhere.
@@ -96,7 +98,12 @@ fn open(path: &Path) -> Result<File, Error> {
             "it is no regular file; a layout in a directory is oci:DIR".to_owned(),
         ));
     }
-    File::open(path).map_err(|error| wrong(error.to_string()))
+    // A pipe that nobody writes to yet is waited for where a signal is heard.
+    let opened = File::options()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .open(path);
+    opened.map_err(|error| wrong(error.to_string()))
 }
 
 fn stem(path: &Path) -> Option<String> {
@@ -168,7 +175,7 @@ impl Spool<'_> {
     fn spool(&self, mut content: Box<dyn Read + Send + '_>) -> Result<File, Error> {
         let full = |error: io::Error| Error::Destination {
             place: format!("a temporary copy of {}", self.shown),
-            why: error.to_string(),
+            why: no_room(&error),
         };
         let mut file = (self.scratch)().map_err(full)?;
         let mut buffer = vec![0; 1 << 20];
@@ -202,7 +209,10 @@ impl Read for Waiting<'_> {
             let mut fds = [PollFd::new(&self.file, PollFlags::IN)];
             match poll(&mut fds, Some(&LOOK_UP)) {
                 Ok(0) | Err(Errno::INTR) => {}
-                Ok(_) => return self.file.read(buffer),
+                Ok(_) => match self.file.read(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    other => return other,
+                },
                 Err(error) => return Err(error.into()),
             }
         }

@@ -102,6 +102,21 @@ impl<F: Files> Origin for Layout<F> {
         self.open_blob(&blob.digest)
     }
 
+    fn holds(&self, _: &Image, blob: &Descriptor) -> Result<(), Error> {
+        let name = blob_name(&blob.digest);
+        match self.files.open(&name)? {
+            Some(opened) if opened.size == blob.size => Ok(()),
+            Some(opened) => Err(self.files.wrong(
+                &name,
+                format!(
+                    "it has {} bytes, and should have {}",
+                    opened.size, blob.size
+                ),
+            )),
+            None => self.open_blob(&blob.digest).map(drop),
+        }
+    }
+
     fn place(&self, content: &Descriptor) -> String {
         self.files.place(&blob_name(&content.digest))
     }

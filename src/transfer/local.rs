@@ -58,13 +58,6 @@ impl Destination for Local {
             .map_err(failed(&format!("{name}, manifest {}", manifest.digest)))
     }
 
-    fn image(&self, name: &RepositoryName, tag: &Tag) -> Result<Option<Bytes>, Error> {
-        let canonical = self.canonical(name)?;
-        self.seeding
-            .manifest(&canonical, tag)
-            .map_err(failed(&format!("{name}:{tag}")))
-    }
-
     fn scratch(&self) -> io::Result<File> {
         self.seeding.scratch()
     }

@@ -95,6 +95,11 @@ pub trait Origin: Send + Sync {
     /// The bytes of a blob that `image` names, from the first on.
     fn blob(&self, image: &Image, blob: &Descriptor) -> Result<Box<dyn Read + Send + '_>, Error>;
 
+    /// Fails if the origin lacks that blob. Asked where it is not read, since the destination has it.
+    fn holds(&self, _image: &Image, _blob: &Descriptor) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// What messages call that content: a file, or an archive and its entry.
     fn place(&self, content: &Descriptor) -> String {
         content.digest.to_string()
@@ -130,11 +135,6 @@ pub trait Destination: Send + Sync {
         blob: &Descriptor,
         content: &Open<'_>,
     ) -> Result<(), Error>;
-
-    /// The manifest that was put here under `tag`, as far as that can be told cheaply.
-    fn image(&self, _name: &RepositoryName, _tag: &Tag) -> Result<Option<Bytes>, Error> {
-        Ok(None)
-    }
 
     /// A file without a name, for bytes that can't be sent yet. Nothing is left of it once it is closed.
     fn scratch(&self) -> io::Result<File> {
@@ -190,6 +190,17 @@ fn temporary() -> PathBuf {
         None if var.is_dir() => var,
         None => std::env::temp_dir(),
     }
+}
+
+/// Why a temporary copy can't be written, and what to do.
+fn no_room(error: &io::Error) -> String {
+    let hint = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ": make room in the data directory, or where TMPDIR says if it goes to a registry that runs"
+        }
+        _ => "",
+    };
+    format!("{error}{hint}")
 }
 
 /// A file in `directory` that has no name.

@@ -17,7 +17,7 @@ use super::{
     stored,
     tarball::Tarball,
 };
-use crate::types::{Descriptor, Digest, RepositoryName, Tag};
+use crate::types::{Digest, RepositoryName, Tag};
 
 /// Puts seeds into one destination.
 pub struct Seeder<'a> {
@@ -107,14 +107,23 @@ impl Seeder<'_> {
         choice: &Choice,
         done: Done<'_>,
     ) -> Result<(), Error> {
-        let own: Vec<(Vec<ImageName>, &Digest)> = images
-            .iter()
-            .map(|image| (vec![image.name.clone()], &image.root.digest))
-            .collect();
+        // An index has an entry for each name of an image.
+        let mut distinct: Vec<&Image> = Vec::new();
+        let mut own: Vec<(Vec<ImageName>, &Digest)> = Vec::new();
+        for image in images {
+            let digest = &image.root.digest;
+            match own.iter_mut().find(|(_, known)| *known == digest) {
+                Some((names, _)) => names.push(image.name.clone()),
+                None => {
+                    distinct.push(image);
+                    own.push((vec![image.name.clone()], digest));
+                }
+            }
+        }
         let names = names(seed, layout.files().stem(), &own);
         let names = names.map_err(|why| layout.files().wrong(INDEX_FILE, why))?;
         let walk = self.walk(layout);
-        for (image, names) in images.iter().zip(&names) {
+        for (image, names) in distinct.into_iter().zip(&names) {
             carry(&walk, image, choice, names, (0, 0), done)?;
         }
         Ok(())
@@ -162,12 +171,7 @@ impl Seeder<'_> {
             };
             self.observer.begins(&first.repository, first.tags.first());
             let sent = Mutex::new((0, 0));
-            let there = match first.tags.first() {
-                Some(tag) => self.destination.image(&first.repository, tag)?,
-                None => None,
-            };
-            let has = |blob: &Descriptor| self.destination.has_blob(&first.repository, blob);
-            let image = archive.prepare(*nth, there.as_ref(), &has, &|blob, content| {
+            let image = archive.prepare(*nth, &|blob, content| {
                 if walk.send_ahead(&first.repository, blob, content)? {
                     let mut sent = sent.lock().unwrap_or_else(PoisonError::into_inner);
                     *sent = (sent.0 + 1, sent.1 + blob.size);

@@ -102,6 +102,10 @@ impl Client {
         };
         let complaints = complaints.and_then(|reading| reading.join().ok());
         let complaints = complaints.unwrap_or_default();
+        // It fails because its output could not be kept.
+        if let Some(Err(full @ Error::Destination { .. })) = spooled {
+            return Ok(Err(full));
+        }
         Ok(match status {
             _ if cancel.is_cancelled() => Err(Error::Interrupted),
             Ok(status) if status.success() => match spooled {
@@ -116,7 +120,7 @@ impl Client {
                 Err(Error::Origin {
                     place: shown.to_owned(),
                     why: match said {
-                        Some(said) => format!("{} says: {}", self.program, said.trim()),
+                        Some(said) => format!("{} says: {}", self.program, line(said)),
                         None => format!("{} ended with {status}", self.program),
                     },
                 })
@@ -127,6 +131,12 @@ impl Client {
             }),
         })
     }
+}
+
+/// A line for a message, without what a terminal or a CI would obey.
+fn line(said: &str) -> String {
+    let printed = said.trim().chars().filter(|c| !c.is_control());
+    printed.take(500).collect()
 }
 
 /// A process that does not outlive this.

@@ -5,9 +5,10 @@
 //! are followed within the archive: docker and podman save a layer once, and link to it from where older readers look.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     fs::{File, Metadata},
-    io::{self, Read, Seek as _, SeekFrom},
+    io::{self, Read, Seek, SeekFrom},
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Component, Path},
 };
@@ -17,6 +18,7 @@ use super::{
     files::{Files, Opened},
     input::Spooled,
 };
+use crate::types::{Algorithm, digest::Hasher};
 
 /// An archive that is open for as long as this lives.
 pub(super) struct Tarball {
@@ -88,16 +90,26 @@ impl Tarball {
         if self.state.size == 0 {
             return Err(self.wrong("", "it is empty: did what should have written it fail?"));
         }
-        let mut archive = tar::Archive::new(&self.file);
-        let mut entries = HashMap::new();
-        for entry in archive.entries_with_seek().map_err(broken)? {
+        let left = Cell::new(0);
+        let mut archive = tar::Archive::new(Headers {
+            file: &self.file,
+            left: &left,
+        });
+        let mut entries: HashMap<String, Found> = HashMap::new();
+        let mut all = archive.entries_with_seek().map_err(broken)?;
+        for nth in 0.. {
+            left.set(MOST_HEADERS);
+            let Some(entry) = all.next() else {
+                break;
+            };
             let entry = entry.map_err(broken)?;
-            if entries.len() == MOST_ENTRIES {
+            if nth == MOST_ENTRIES {
                 let why = format!("it has more than {MOST_ENTRIES} entries");
                 return Err(self.wrong("", why));
             }
             let bytes = entry.path_bytes();
-            let name = plain(&bytes).map_err(|why| self.wrong(&shown(&bytes), why))?;
+            let name =
+                plain(&bytes).map_err(|why| self.wrong(&String::from_utf8_lossy(&bytes), why))?;
             let found = match entry.header().entry_type() {
                 tar::EntryType::Directory | tar::EntryType::XGlobalHeader => continue,
                 tar::EntryType::Regular | tar::EntryType::Continuous => {
@@ -113,17 +125,54 @@ impl Tarball {
                         .ok_or_else(|| self.wrong(&name, "it is a link out of the archive"))?;
                     Found::Link(target)
                 }
+                tar::EntryType::GNUSparse => {
+                    let why = "it was packed with tar --sparse, which no reader of images takes: pack it without";
+                    return Err(self.wrong(&name, why));
+                }
                 _ => {
                     return Err(
                         self.wrong(&name, "it is a device, a pipe or the like, and no file")
                     );
                 }
             };
-            if entries.insert(name.clone(), found).is_some() {
-                return Err(self.wrong(&name, "the archive holds it twice"));
+            match entries.get(&name) {
+                None => {
+                    entries.insert(name, found);
+                }
+                // Some write an image's config once for each of its names.
+                Some(before) if self.same(before, &found).map_err(broken)? => {}
+                Some(_) => {
+                    let why = "the archive holds it twice, and not the same: pack it anew";
+                    return Err(self.wrong(&name, why));
+                }
             }
         }
         Ok(entries)
+    }
+
+    /// Whether two entries of one name are no contradiction.
+    fn same(&self, one: &Found, other: &Found) -> io::Result<bool> {
+        match (one, other) {
+            (Found::Link(one), Found::Link(other)) => Ok(one == other),
+            (Found::File(one), Found::File(other)) if one.size == other.size => {
+                let hash = |rest: Span| {
+                    let mut content = Entry {
+                        file: &self.file,
+                        rest,
+                    };
+                    let mut hasher = Hasher::new(Algorithm::Sha256);
+                    let mut buffer = vec![0; 256 << 10];
+                    loop {
+                        match content.read(&mut buffer)? {
+                            0 => return Ok::<_, io::Error>(hasher.finish()),
+                            count => hasher.update(&buffer[..count]),
+                        }
+                    }
+                };
+                Ok(hash(*one)? == hash(*other)?)
+            }
+            _ => Ok(false),
+        }
     }
 
     fn span<R: Read>(&self, entry: &tar::Entry<'_, R>, name: &str) -> Result<Span, Error> {
@@ -172,7 +221,7 @@ impl Files for Tarball {
     fn place(&self, name: &str) -> String {
         match name {
             "" => self.shown.clone(),
-            name => format!("{name} in {}", self.shown),
+            name => format!("{} in {}", shown(name.as_bytes()), self.shown),
         }
     }
 
@@ -218,6 +267,10 @@ pub(super) fn whole(file: &File) -> impl Read + Send + use<'_> {
 
 /// The name without `./` before it.
 fn plain(bytes: &[u8]) -> Result<String, &'static str> {
+    // As long as a path can be.
+    if bytes.len() > 4096 {
+        return Err("its name has more than 4096 bytes");
+    }
     let name = std::str::from_utf8(bytes).map_err(|_| "its name is no UTF-8")?;
     let mut parts = Vec::new();
     for component in Path::new(name).components() {
@@ -230,8 +283,39 @@ fn plain(bytes: &[u8]) -> Result<String, &'static str> {
     Ok(parts.join("/"))
 }
 
+/// A name for a message: whoever packed it must not write lines of their own there.
 fn shown(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).escape_debug().to_string()
+    const LONGEST: usize = 200;
+    let name = String::from_utf8_lossy(bytes);
+    let cut: String = name.chars().take(LONGEST).collect();
+    let more = if cut.len() < name.len() { "…" } else { "" };
+    format!("{}{more}", cut.escape_debug())
+}
+
+/// The archive's headers as they are read. What extends one, a name or records of its own, is held in memory whole, however
+/// large it says it is, so that there is an end to what is read for one entry.
+struct Headers<'a> {
+    file: &'a File,
+    /// Bytes that may still be read.
+    left: &'a Cell<u64>,
+}
+
+impl Read for Headers<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        let left = self.left.get().checked_sub(count as u64);
+        self.left.set(left.ok_or_else(|| {
+            let why = format!("a header has more than {} MiB", MOST_HEADERS >> 20);
+            io::Error::new(io::ErrorKind::InvalidData, why)
+        })?);
+        Ok(count)
+    }
+}
+
+impl Seek for Headers<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
 }
 
 /// What a link beside that directory leads to, if that is within the archive.
@@ -249,6 +333,8 @@ fn joined(beside: &Path, target: &[u8]) -> Option<String> {
 }
 
 const MOST_LINKS: usize = 8;
+/// Of one entry, with all that extends it, in bytes.
+const MOST_HEADERS: u64 = 2 << 20;
 
 /// An image has some hundred layers at most, and an archive some hundred images.
 const MOST_ENTRIES: usize = 100_000;

@@ -59,6 +59,7 @@ mod report;
 mod run;
 mod seed;
 mod seed_docker;
+mod seed_hostile;
 mod seed_sources;
 mod status;
 mod terminal;

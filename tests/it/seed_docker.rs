@@ -287,6 +287,28 @@ async fn what_a_newer_docker_saves_keeps_its_own_manifest() {
     let said = refused(&place.seed(&["--platform", "linux/s390x", &source]));
     assert!(said.contains("linux/s390x"), "{said}");
 
+    // One image by two names is one image.
+    let mut twice = modern(&image, &[]);
+    let index = twice.entries.iter().find(|(name, _)| name == "index.json");
+    let Some((_, Entry::File(index))) = index else {
+        panic!("no index");
+    };
+    let mut index: Value = serde_json::from_slice(index).unwrap();
+    let mut second = index["manifests"][0].clone();
+    second["annotations"]["io.containerd.image.name"] = json!("docker.io/acme/app:2");
+    index["manifests"].as_array_mut().unwrap().push(second);
+    twice.put("index.json", index.to_string().as_bytes());
+    for (suffix, expected) in [
+        ("", &["docker.io/acme/app:1", "docker.io/acme/app:2"][..]),
+        ("=x:1", &["x:1"]),
+        (":@0=x:1", &["x:1"]),
+    ] {
+        let place = Place::new();
+        let seeded = place.seeded(&[&(place.saved("twice.tar", &twice) + suffix)]);
+        let names: Vec<&str> = seeded.iter().map(|(name, _)| &**name).collect();
+        assert_eq!(names, expected, "{suffix}");
+    }
+
     // Asked for by the option, layers are compressed as those of an older docker.
     let packed = place.seeded(&["--layers", "gzip", &source]);
     assert_ne!(packed[0].1, image.manifest.digest);

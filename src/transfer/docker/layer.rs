@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, BufWriter, Read, Seek as _, SeekFrom, Write},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use super::listing::Layer;
@@ -12,6 +13,7 @@ use crate::{
         compression::{Bounded, Compression},
         files::Files as _,
         gzip::{Compressor, Fault},
+        no_room,
         tarball::Tarball,
     },
     types::{Algorithm, Digest, digest::Hasher},
@@ -35,6 +37,8 @@ pub(super) struct Packer<'a> {
     pub(super) scratch: &'a (dyn Fn() -> io::Result<File> + Sync),
     pub(super) observer: &'a dyn Observer,
     pub(super) cancel: &'a Cancel,
+    /// Set when another layer has failed.
+    pub(super) stop: &'a AtomicBool,
 }
 
 impl Packer<'_> {
@@ -62,9 +66,9 @@ impl Packer<'_> {
     ///
     /// # Errors
     /// It is not the layer that the config means.
-    pub(super) fn inspect(&self, layer: &Layer, known: bool) -> Result<Option<Packed>, Error> {
+    pub(super) fn inspect(&self, layer: &Layer) -> Result<Option<Packed>, Error> {
         let (compression, size, content) = self.open(layer)?;
-        if compression == Compression::None && self.layers == Layers::Gzip && !known {
+        if compression == Compression::None && self.layers == Layers::Gzip {
             return Ok(None);
         }
         let mut raw = Hashed::new(content);
@@ -92,7 +96,7 @@ impl Packer<'_> {
         let mut plain = Hashed::new(content);
         let full = |error: io::Error| Error::Destination {
             place: format!("a temporary copy of {}", self.files.place(&layer.entry)),
-            why: error.to_string(),
+            why: no_room(&error),
         };
         let mut out = HashedFile {
             file: BufWriter::with_capacity(256 << 10, (self.scratch)().map_err(full)?),
@@ -149,7 +153,7 @@ struct Watched<'a> {
 
 impl Read for Watched<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.packer.cancel.is_cancelled() {
+        if self.packer.cancel.is_cancelled() || self.packer.stop.load(Ordering::Relaxed) {
             return Err(io::Error::other("interrupted"));
         }
         let count = self.content.read(buffer)?;

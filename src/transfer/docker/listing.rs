@@ -1,6 +1,6 @@
 //! What `manifest.json` says an archive holds, and what the images' own configs say.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, rc::Rc};
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -59,8 +59,17 @@ struct Entry {
 #[derive(Deserialize)]
 struct Config {
     rootfs: Option<RootFs>,
-    #[serde(flatten)]
-    rest: HashMap<String, serde_json::Value>,
+    os: Option<Lenient>,
+    architecture: Option<Lenient>,
+    variant: Option<Lenient>,
+}
+
+/// A text, or what is none.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Lenient {
+    Text(String),
+    Other(serde::de::IgnoredAny),
 }
 
 #[derive(Deserialize)]
@@ -86,37 +95,104 @@ pub(super) fn images(files: &Tarball) -> Result<Vec<Listed>, Error> {
     if entries.is_empty() {
         return Err(files.wrong(LISTING, "it names no image at all"));
     }
-    entries
-        .into_iter()
-        .map(|entry| image(files, entry))
-        .collect()
+    if entries.len() > MOST_IMAGES {
+        let why = format!(
+            "it names {} images, and {MOST_IMAGES} are read at most",
+            entries.len()
+        );
+        return Err(files.wrong(LISTING, why));
+    }
+    let mut configs = Configs::default();
+    let mut images = Vec::with_capacity(entries.len());
+    let mut layers = 0;
+    for entry in entries {
+        let image = image(files, entry, &mut configs)?;
+        layers += image.layers.len();
+        if layers > MOST_LAYERS {
+            let why = format!("its images have more than {MOST_LAYERS} layers together");
+            return Err(files.wrong(LISTING, why));
+        }
+        images.push(image);
+    }
+    Ok(images)
 }
 
-fn image(files: &Tarball, entry: Entry) -> Result<Listed, Error> {
-    let bytes = required(files, &entry.config, LISTING_LIMIT)?;
+/// Those that were read, by where they are: many images may have one.
+#[derive(Default)]
+struct Configs {
+    read: HashMap<u64, Rc<Held>>,
+    bytes: usize,
+}
+
+struct Held {
+    id: Digest,
+    bytes: Bytes,
+    diff_ids: Vec<Digest>,
+    platform: Option<Platform>,
+}
+
+impl Configs {
+    fn get(&mut self, files: &Tarball, name: &str) -> Result<Rc<Held>, Error> {
+        let place = files.behind(name)?;
+        if let Some(held) = place.and_then(|place| self.read.get(&place)) {
+            return Ok(Rc::clone(held));
+        }
+        let bytes = required(files, name, LISTING_LIMIT)?;
+        let wrong = |why: String| files.wrong(name, why);
+        self.bytes += bytes.len();
+        if self.bytes > MOST_CONFIGS {
+            let most = MOST_CONFIGS >> 20;
+            return Err(wrong(format!(
+                "with it the configs have more than {most} MiB"
+            )));
+        }
+        let config: Config = serde_json::from_slice(&bytes)
+            .map_err(|error| wrong(format!("it can't be read: {error}")))?;
+        let text = |value: Option<Lenient>| match value {
+            Some(Lenient::Text(text)) => Some(text),
+            Some(Lenient::Other(_)) | None => None,
+        };
+        let platform = text(config.os).zip(text(config.architecture));
+        let variant = text(config.variant);
+        let diff_ids = config.rootfs.and_then(|rootfs| rootfs.diff_ids);
+        let held = Rc::new(Held {
+            id: Digest::of(Algorithm::Sha256, &bytes),
+            bytes: bytes.into(),
+            diff_ids: diff_ids.unwrap_or_default(),
+            platform: platform.map(|(os, architecture)| Platform {
+                os,
+                architecture,
+                variant,
+            }),
+        });
+        if let Some(place) = place {
+            self.read.insert(place, Rc::clone(&held));
+        }
+        Ok(held)
+    }
+}
+
+fn image(files: &Tarball, entry: Entry, configs: &mut Configs) -> Result<Listed, Error> {
+    let config = configs.get(files, &entry.config)?;
     let wrong = |why: String| files.wrong(&entry.config, why);
-    let id = Digest::of(Algorithm::Sha256, &bytes);
     if let Some(named) = hex_in(&entry.config)
-        && named != id.hex()
+        && named != config.id.hex()
     {
+        let id = &config.id;
         return Err(wrong(format!(
             "its bytes have the digest {id}, and its name says otherwise"
         )));
     }
-    let config: Config = serde_json::from_slice(&bytes)
-        .map_err(|error| wrong(format!("it can't be read: {error}")))?;
-    let diff_ids = config.rootfs.and_then(|rootfs| rootfs.diff_ids);
-    let diff_ids = diff_ids.unwrap_or_default();
     let layers = entry.layers.unwrap_or_default();
-    if layers.len() != diff_ids.len() {
+    if layers.len() != config.diff_ids.len() {
         return Err(wrong(format!(
             "it names {} layers, and {LISTING} {}",
-            diff_ids.len(),
+            config.diff_ids.len(),
             layers.len()
         )));
     }
     let mut sources = entry.layer_sources.unwrap_or_default();
-    let layer = |(entry, diff_id): (String, Digest)| {
+    let layer = |(entry, diff_id): (String, &Digest)| {
         let source = sources.remove(&diff_id.to_string());
         let is_foreign = |source: &Foreign| {
             let media_type = MediaType::parse(&source.media_type);
@@ -125,11 +201,9 @@ fn image(files: &Tarball, entry: Entry) -> Result<Listed, Error> {
         Layer {
             entry,
             foreign: source.filter(is_foreign),
-            diff_id,
+            diff_id: diff_id.clone(),
         }
     };
-    let text = |key: &str| Some(config.rest.get(key)?.as_str()?.to_owned());
-    let platform = text("os").zip(text("architecture"));
     let mut names: Vec<ImageName> = entry
         .repo_tags
         .iter()
@@ -138,19 +212,19 @@ fn image(files: &Tarball, entry: Entry) -> Result<Listed, Error> {
         .collect();
     // Those that are none of ours are no loss where another is.
     names.retain(|name| *name != ImageName::default());
+    if names.is_empty() {
+        names.push(ImageName::default());
+    }
     Ok(Listed {
-        names: match names.is_empty() {
-            true => vec![ImageName::default()],
-            false => names,
-        },
-        platform: platform.map(|(os, architecture)| Platform {
-            os,
-            architecture,
-            variant: text("variant"),
-        }),
-        layers: layers.into_iter().zip(diff_ids).map(layer).collect(),
-        id,
-        config: bytes.into(),
+        names,
+        id: config.id.clone(),
+        config: config.bytes.clone(),
+        platform: config.platform.clone(),
+        layers: layers
+            .into_iter()
+            .zip(&config.diff_ids)
+            .map(layer)
+            .collect(),
     })
 }
 
@@ -166,3 +240,8 @@ fn hex_in(name: &str) -> Option<&str> {
 const LISTING: &str = "manifest.json";
 /// Of it, and of a config, in bytes.
 const LISTING_LIMIT: usize = 8 << 20;
+/// Far more than anybody saves at once, and little to hold.
+const MOST_IMAGES: usize = 1000;
+const MOST_LAYERS: usize = 100_000;
+/// Of all configs together, in bytes.
+const MOST_CONFIGS: usize = 64 << 20;

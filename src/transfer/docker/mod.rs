@@ -13,10 +13,9 @@ use std::{
     collections::HashMap,
     fs::File,
     io::{self, Read},
-    num::NonZeroUsize,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -52,8 +51,8 @@ pub(super) struct DockerArchive<'a> {
 struct Known {
     /// By where the archive has it and what it has to be.
     layers: HashMap<(u64, Digest), Packed>,
-    /// Which image and which of its layers has these bytes.
-    blobs: HashMap<Digest, (usize, usize)>,
+    /// Which image and which of its layers has these bytes, and how.
+    blobs: HashMap<Digest, ((usize, usize), Packed)>,
     manifests: HashMap<Digest, Bytes>,
 }
 
@@ -70,8 +69,7 @@ impl<'a> DockerArchive<'a> {
         pace: &'a Pace,
     ) -> Result<Self, Error> {
         let images = listing::images(&files)?;
-        let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let compressor = Compressor::new(threads)
+        let compressor = Compressor::new(pace.jobs)
             .map_err(|error| files.wrong("", format!("threads can't be started: {error}")))?;
         Ok(Self {
             files,
@@ -94,25 +92,26 @@ impl<'a> DockerArchive<'a> {
     }
 
     /// Reads all layers of an image, several at once, and makes its manifest. Those that have to be compressed go to `take`
-    /// one by one; `there` is the manifest that the destination has by the image's name, and what it got from this archive
-    /// before is not compressed again.
-    pub(super) fn prepare(
-        &self,
-        nth: usize,
-        there: Option<&Bytes>,
-        has: &(dyn Fn(&Descriptor) -> Result<bool, Error> + Sync),
-        take: &Take<'_>,
-    ) -> Result<Image, Error> {
+    /// one by one.
+    pub(super) fn prepare(&self, nth: usize, take: &Take<'_>) -> Result<Image, Error> {
+        // Damage that comes of a change is told as what it is.
+        self.prepared(nth, take).map_err(|error| match error {
+            Error::Origin { .. } => self.files.check().err().unwrap_or(error),
+            other => other,
+        })
+    }
+
+    fn prepared(&self, nth: usize, take: &Take<'_>) -> Result<Image, Error> {
         let Some(listed) = self.images.get(nth) else {
             return Err(self.files.wrong("", format!("it has no image {nth}")));
         };
         self.observer.expects(self.unread(listed)?);
-        let before = there.map_or_else(Vec::new, |there| self.before(listed, there));
         let packed: Mutex<Vec<Option<Packed>>> = Mutex::new(vec![None; listed.layers.len()]);
         let failed = Mutex::new(None);
+        let stop = AtomicBool::new(false);
         let next = AtomicUsize::new(0);
         let work = || {
-            while lock(&failed).is_none() {
+            while !stop.load(Ordering::Relaxed) {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 let Some(layer) = listed.layers.get(at) else {
                     break;
@@ -120,10 +119,12 @@ impl<'a> DockerArchive<'a> {
                 if layer.foreign.is_some() {
                     continue;
                 }
-                match self.layer((nth, at), layer, before.get(at), has, take) {
+                match self.layer((nth, at), layer, &stop, take) {
                     Ok(found) => lock(&packed)[at] = Some(found),
                     Err(error) => {
+                        // The others end because of the first, whose reason counts.
                         lock(&failed).get_or_insert(error);
+                        stop.store(true, Ordering::Relaxed);
                     }
                 }
             }
@@ -171,71 +172,21 @@ impl<'a> DockerArchive<'a> {
         Ok((offset.unwrap_or(u64::MAX), layer.diff_id.clone()))
     }
 
-    /// What the layers became when this image was taken from such an archive before, as the manifest there tells.
-    fn before(&self, listed: &Listed, there: &Bytes) -> Vec<Packed> {
-        #[derive(serde::Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct There {
-            layers: Vec<ThereLayer>,
-        }
-        #[derive(serde::Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct ThereLayer {
-            media_type: String,
-            digest: Digest,
-            size: u64,
-        }
-        let Ok(parsed) = serde_json::from_slice::<There>(there) else {
-            return Vec::new();
-        };
-        let packed = |layer: ThereLayer| {
-            let compression = match &*layer.media_type {
-                kind if kind.ends_with("zstd") => Compression::Zstd,
-                kind if kind.ends_with("gzip") => Compression::Gzip,
-                _ => Compression::None,
-            };
-            Packed {
-                digest: layer.digest,
-                size: layer.size,
-                compression,
-                kept: false,
-            }
-        };
-        let packed: Vec<Packed> = parsed.layers.into_iter().map(packed).collect();
-        let all: Vec<Option<Packed>> = packed.iter().cloned().map(Some).collect();
-        // Ours to the letter, or it says nothing of what this archive becomes.
-        match written(listed, &all) {
-            Ok(again) if again.bytes == *there => packed,
-            _ => Vec::new(),
-        }
-    }
-
     fn layer(
         &self,
         place: (usize, usize),
         layer: &Layer,
-        before: Option<&Packed>,
-        has: &(dyn Fn(&Descriptor) -> Result<bool, Error> + Sync),
+        stop: &AtomicBool,
         take: &Take<'_>,
     ) -> Result<Packed, Error> {
         let key = self.key(layer)?;
         if let Some(packed) = lock(&self.known).layers.get(&key) {
             return Ok(packed.clone());
         }
-        let packer = self.packer();
-        let before = before.filter(|before| {
-            self.layers == Layers::Gzip && before.compression == Compression::Gzip
-        });
-        let there = match before {
-            Some(before) => has(&descriptor(before))?,
-            None => false,
-        };
-        let packed = match (packer.inspect(layer, there)?, before) {
-            (Some(found), Some(before)) if there && found.compression == Compression::None => {
-                before.clone()
-            }
-            (Some(found), _) => found,
-            (None, _) => {
+        let packer = self.packer(stop);
+        let packed = match packer.inspect(layer)? {
+            Some(found) => found,
+            None => {
                 let (packed, file) = packer.pack(layer)?;
                 let open = || reader(&file);
                 take(&descriptor(&packed), &open)?;
@@ -243,12 +194,14 @@ impl<'a> DockerArchive<'a> {
             }
         };
         let mut known = lock(&self.known);
-        known.blobs.insert(packed.digest.clone(), place);
+        known
+            .blobs
+            .insert(packed.digest.clone(), (place, packed.clone()));
         known.layers.insert(key, packed.clone());
         Ok(packed)
     }
 
-    fn packer(&self) -> Packer<'_> {
+    fn packer<'b>(&'b self, stop: &'b AtomicBool) -> Packer<'b> {
         Packer {
             files: &self.files,
             layers: self.layers,
@@ -256,18 +209,15 @@ impl<'a> DockerArchive<'a> {
             scratch: self.scratch,
             observer: self.observer,
             cancel: &self.pace.cancel,
+            stop,
         }
     }
 
     /// The layer of that digest, and what it became.
     fn found(&self, digest: &Digest) -> Option<(&Layer, Packed)> {
         let known = lock(&self.known);
-        let (image, at) = *known.blobs.get(digest)?;
-        let packed = known
-            .layers
-            .values()
-            .find(|packed| packed.digest == *digest)?;
-        Some((self.images.get(image)?.layers.get(at)?, packed.clone()))
+        let ((image, at), packed) = known.blobs.get(digest)?;
+        Some((self.images.get(*image)?.layers.get(*at)?, packed.clone()))
     }
 }
 
@@ -298,7 +248,10 @@ impl Origin for DockerArchive<'_> {
                 None => Err(missing()),
             },
             // It went to a repository before, from which this one can't have it.
-            false => Ok(Box::new(self.packer().pack(layer)?.1)),
+            false => {
+                let alone = AtomicBool::new(false);
+                Ok(Box::new(self.packer(&alone).pack(layer)?.1))
+            }
         }
     }
 
