@@ -11,6 +11,7 @@ mod copy;
 mod docker;
 mod files;
 mod gzip;
+mod hashing;
 mod input;
 mod layout;
 mod local;

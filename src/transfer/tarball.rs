@@ -16,9 +16,9 @@ use std::{
 use super::{
     Error,
     files::{Files, Opened},
+    hashing::Hashing,
     input::Spooled,
 };
-use crate::types::{Algorithm, digest::Hasher};
 
 /// An archive that is open for as long as this lives.
 pub(super) struct Tarball {
@@ -156,18 +156,10 @@ impl Tarball {
             (Found::Link(one), Found::Link(other)) => Ok(one == other),
             (Found::File(one), Found::File(other)) if one.size == other.size => {
                 let hash = |rest: Span| {
-                    let mut content = Entry {
-                        file: &self.file,
-                        rest,
-                    };
-                    let mut hasher = Hasher::new(Algorithm::Sha256);
-                    let mut buffer = vec![0; 256 << 10];
-                    loop {
-                        match content.read(&mut buffer)? {
-                            0 => return Ok::<_, io::Error>(hasher.finish()),
-                            count => hasher.update(&buffer[..count]),
-                        }
-                    }
+                    let file = &self.file;
+                    let mut content = Hashing::new(Entry { file, rest });
+                    content.drain()?;
+                    Ok::<_, io::Error>(content.finish().1)
                 };
                 Ok(hash(*one)? == hash(*other)?)
             }

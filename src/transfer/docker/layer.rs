@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufWriter, Read, Seek as _, SeekFrom, Write},
+    io::{self, BufWriter, Read, Seek as _, SeekFrom},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -13,10 +13,11 @@ use crate::{
         compression::{Bounded, Compression},
         files::Files as _,
         gzip::{Compressor, Fault},
+        hashing::Hashing,
         no_room,
         tarball::Tarball,
     },
-    types::{Algorithm, Digest, digest::Hasher},
+    types::Digest,
 };
 
 /// A layer as it is to be sent.
@@ -71,19 +72,19 @@ impl Packer<'_> {
         if compression == Compression::None && self.layers == Layers::Gzip {
             return Ok(None);
         }
-        let mut raw = Hashed::new(content);
+        let mut raw = Hashing::new(content);
         let unpacked = {
             let plain = compression.unpack(Box::new(&mut raw));
             let plain = plain.map_err(|error| self.unread(layer, &error))?;
-            let mut plain = Hashed::new(Bounded::new(plain));
+            let mut plain = Hashing::new(Bounded::new(plain));
             plain.drain().map_err(|error| self.unread(layer, &error))?;
-            plain.hasher.finish()
+            plain.finish().1
         };
         self.check(layer, unpacked)?;
         // What is behind the last frame.
         raw.drain().map_err(|error| self.unread(layer, &error))?;
         Ok(Some(Packed {
-            digest: raw.hasher.finish(),
+            digest: raw.finish().1,
             size,
             compression,
             kept: true,
@@ -93,24 +94,21 @@ impl Packer<'_> {
     /// Compresses the layer into a file without a name.
     pub(super) fn pack(&self, layer: &Layer) -> Result<(Packed, File), Error> {
         let (_, _, content) = self.open(layer)?;
-        let mut plain = Hashed::new(content);
+        let mut plain = Hashing::new(content);
         let full = |error: io::Error| Error::Destination {
             place: format!("a temporary copy of {}", self.files.place(&layer.entry)),
             why: no_room(&error),
         };
-        let mut out = HashedFile {
-            file: BufWriter::with_capacity(256 << 10, (self.scratch)().map_err(full)?),
-            hasher: Hasher::new(Algorithm::Sha256),
-            written: 0,
-        };
+        let file = (self.scratch)().map_err(full)?;
+        let mut out = Hashing::new(BufWriter::with_capacity(256 << 10, file));
         let packed = self.compressor.gzip(&mut plain, &mut out);
         packed.map_err(|fault| match fault {
             Fault::Read(error) => self.unread(layer, &error),
             Fault::Write(error) => full(error),
         })?;
-        self.check(layer, plain.hasher.finish())?;
-        let (digest, size) = (out.hasher.finish(), out.written);
-        let file = out.file.into_inner();
+        self.check(layer, plain.finish().1)?;
+        let (file, digest, size) = out.finish();
+        let file = file.into_inner();
         let mut file = file.map_err(|error| full(error.into_error()))?;
         file.seek(SeekFrom::Start(0)).map_err(full)?;
         let packed = Packed {
@@ -159,58 +157,5 @@ impl Read for Watched<'_> {
         let count = self.content.read(buffer)?;
         self.packer.observer.sends(count as u64);
         Ok(count)
-    }
-}
-
-struct Hashed<R> {
-    content: R,
-    hasher: Hasher,
-}
-
-impl<R: Read> Hashed<R> {
-    fn new(content: R) -> Self {
-        Self {
-            content,
-            hasher: Hasher::new(Algorithm::Sha256),
-        }
-    }
-
-    fn drain(&mut self) -> io::Result<()> {
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            match self.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.content.read(buffer)?;
-        self.hasher.update(&buffer[..count]);
-        Ok(count)
-    }
-}
-
-struct HashedFile {
-    file: BufWriter<File>,
-    hasher: Hasher,
-    written: u64,
-}
-
-impl Write for HashedFile {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let count = self.file.write(buffer)?;
-        self.hasher.update(&buffer[..count]);
-        self.written += count as u64;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
     }
 }

@@ -23,7 +23,10 @@ use super::{
     staged::{Failed, Staged, copy},
 };
 use crate::{
-    transfer::{Destination, Error, Open},
+    transfer::{
+        Destination, Error, Open,
+        compression::{Compression, MAGIC},
+    },
     types::{Algorithm, Descriptor, Digest, Kind, Manifest, RepositoryName, Tag, digest::Hasher},
 };
 
@@ -280,13 +283,10 @@ impl<'a> Unpacking<'a> {
         let Some(file) = self.file.take() else {
             return Ok(());
         };
-        let mut state = match &*self.head {
-            [0x1f, 0x8b, ..] => State::Gzip(Box::new(MultiGzDecoder::new(file))),
-            // A frame, or one that is to be skipped.
-            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
-                State::Zstd(Box::new(zstd::stream::write::Decoder::new(file)?))
-            }
-            _ => State::Plain(Box::new(file)),
+        let mut state = match Compression::of(&self.head) {
+            Compression::Gzip => State::Gzip(Box::new(MultiGzDecoder::new(file))),
+            Compression::Zstd => State::Zstd(Box::new(zstd::stream::write::Decoder::new(file)?)),
+            Compression::None | Compression::Other(_) => State::Plain(Box::new(file)),
         };
         state.write(&std::mem::take(&mut self.head))?;
         self.state = Some(state);
@@ -343,6 +343,3 @@ impl Write for Hashed<'_> {
 }
 
 const LISTING: &str = "manifest.json";
-
-/// Bytes that tell what a blob is compressed by.
-const MAGIC: usize = 4;
