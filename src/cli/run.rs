@@ -10,14 +10,13 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
-use rustix::fs::{Access, access};
 
 use super::{configure, serve};
 use crate::{
     clients::{Client, Mode, Request, Version},
     config::{Directories, Flags, Key, Sources},
     job::{self, Instance, READY_FILE, Run, Start},
-    transfer::Seed,
+    transfer::{Seed, temporary},
 };
 
 #[derive(Args, Debug)]
@@ -99,9 +98,9 @@ impl Arguments {
         // Beside what is kept if there is that: it may be all that can be written to.
         let base = match &kept {
             Some(directories) => directories.state.clone(),
-            None => temporary()?,
+            None => temporary(),
         };
-        let directory = base.join(format!("standin-run-{tag:016x}"));
+        let directory = job::DIRECTORIES.path(&base);
         let below = |name| text(&directory.join(name));
         let mut flags = flags;
         if !data {
@@ -180,23 +179,6 @@ pub(super) fn taken(ready_file: &Path) -> Option<String> {
         ready_file.display(),
         instance.pid()
     ))
-}
-
-/// A directory with room for images: `$TMPDIR`, else /var/tmp, which is on a disk where /tmp may be in memory.
-fn temporary() -> anyhow::Result<PathBuf> {
-    let writable = |path: &Path| path.is_dir() && access(path, Access::WRITE_OK).is_ok();
-    if let Some(given) = env::var_os("TMPDIR").filter(|given| !given.is_empty()) {
-        let given = std::path::absolute(PathBuf::from(given)).context("TMPDIR is no path")?;
-        anyhow::ensure!(
-            writable(&given),
-            "TMPDIR is {}, which is no directory that can be written to: make it, unset the variable, or give --data",
-            given.display()
-        );
-        return Ok(given);
-    }
-    let found = ["/var/tmp", "/tmp"].map(PathBuf::from);
-    let found = found.into_iter().find(|path| writable(path));
-    found.context("neither /var/tmp nor /tmp can be written to: set TMPDIR, or give --data")
 }
 
 fn text(path: &Path) -> anyhow::Result<String> {

@@ -20,7 +20,7 @@ pub use self::{
     log::{LOG_FILE, log_to},
     parent::{Parent, end_with},
     process::{Process, start_of},
-    run::{Run, guard, write_from_background},
+    run::{DIRECTORIES, Run, guard, write_from_background},
     server::Start,
     signals::is_ignored,
     status::Status,

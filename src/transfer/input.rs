@@ -20,7 +20,7 @@ use rustix::{
 use super::{
     Cancel, Error, Input,
     compression::{Bounded, Compression, MAGIC},
-    no_room,
+    scratch::no_room,
 };
 
 /// An archive's bytes, in a file that can be read anywhere.

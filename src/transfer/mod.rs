@@ -17,6 +17,7 @@ mod layout;
 mod local;
 mod platform;
 mod remote;
+mod scratch;
 mod seed;
 mod served;
 mod source;
@@ -27,20 +28,19 @@ mod wanted;
 mod written;
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Read},
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
 
-use crate::types::{Descriptor, RepositoryName, Tag, UploadId};
+use crate::types::{Descriptor, RepositoryName, Tag};
 
 pub use copy::{Cancel, Choice, Copied, Observer, Pace, Walk};
 pub use local::Local;
 pub use platform::Platform;
 pub use remote::{Access, Remote, RemoteImages};
+pub use scratch::{Claim, Claims, temporary};
 pub use seed::{Pulled, SeededImage, Seeder};
 pub use served::Served;
 pub use source::{Input, Layers, Seed, SeedName, Selector, Source};
@@ -139,7 +139,7 @@ pub trait Destination: Send + Sync {
 
     /// A file without a name, for bytes that can't be sent yet. Nothing is left of it once it is closed.
     fn scratch(&self) -> io::Result<File> {
-        unnamed(&temporary())
+        scratch::unnamed(&temporary())
     }
 
     /// Takes a manifest by its digest; all that it names has been put.
@@ -180,44 +180,4 @@ pub enum Error {
     /// Somebody asked for the end.
     #[error("interrupted; images that were not finished are not there")]
     Interrupted,
-}
-
-/// Where what is large may lie for a while: `$TMPDIR`, else /var/tmp, which is on a disk where /tmp may be in memory.
-fn temporary() -> PathBuf {
-    let given = std::env::var_os("TMPDIR").filter(|given| !given.is_empty());
-    let var = PathBuf::from("/var/tmp");
-    match given {
-        Some(given) => given.into(),
-        None if var.is_dir() => var,
-        None => std::env::temp_dir(),
-    }
-}
-
-/// Why a temporary copy can't be written, and what to do.
-fn no_room(error: &io::Error) -> String {
-    let hint = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ": make room in the data directory, or where TMPDIR says if it goes to a registry that runs"
-        }
-        _ => "",
-    };
-    format!("{error}{hint}")
-}
-
-/// A file in `directory` that has no name.
-pub(crate) fn unnamed(directory: &Path) -> io::Result<File> {
-    let failed = |error: io::Error| {
-        let why = format!(
-            "no temporary file can be made in {}, which TMPDIR decides: {error}",
-            directory.display()
-        );
-        io::Error::new(error.kind(), why)
-    };
-    let name = format!(".standin-{}", UploadId::random());
-    let path = directory.join(name);
-    let mut open = OpenOptions::new();
-    open.read(true).write(true).create_new(true).mode(0o600);
-    let file = open.open(&path).map_err(failed)?;
-    std::fs::remove_file(&path).map_err(failed)?;
-    Ok(file)
 }

@@ -1,24 +1,21 @@
 //! Images in the storage of docker, podman or buildah: they alone read that, so they are asked to save what is wanted.
 
 use std::{
-    ffi::OsString,
     fs::File,
     io::{self, Read},
     os::fd::OwnedFd,
-    path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
 };
 
 use super::{Cancel, Error, Source, input::Spooled};
-use crate::types::UploadId;
-
 /// Saves one image, in the manner of one client.
 struct Client {
     program: &'static str,
+    /// Before the image's name. It writes to its standard output.
     arguments: &'static [&'static str],
-    /// Whether it writes to a file, which is named last, and not to its standard output.
-    to_file: bool,
+    /// What follows, behind which the name comes once more.
+    target: Option<&'static str>,
 }
 
 /// The archive that the image's client makes of it; `None` for a source that is in no client's storage.
@@ -65,21 +62,12 @@ impl Client {
         cancel: &Cancel,
     ) -> io::Result<Result<Spooled, Error>> {
         let mut command = Command::new(self.program);
-        command.args(self.arguments).arg(name).stdin(Stdio::null());
-        command.stderr(Stdio::piped());
-        let file = Named::new();
-        match self.to_file {
-            true => {
-                let mut target = OsString::from("docker-archive:");
-                target.push(&file.0);
-                target.push(format!(":{name}"));
-                command.arg(target).stdout(Stdio::null());
-            }
-            false => {
-                command.stdout(Stdio::piped());
-            }
+        command.args(self.arguments).arg(name);
+        if let Some(target) = self.target {
+            command.arg(format!("{target}{name}"));
         }
-        let mut running = Running(command.spawn()?);
+        let piped = command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut running = Running(piped.stderr(Stdio::piped()).spawn()?);
         let complaints = running.0.stderr.take().map(|mut stderr| {
             thread::spawn(move || {
                 let mut text = Vec::new();
@@ -88,30 +76,23 @@ impl Client {
                 String::from_utf8_lossy(&text).into_owned()
             })
         });
-        let spooled = running.0.stdout.take().map(|stdout| {
-            let pipe = File::from(OwnedFd::from(stdout));
-            Spooled::of_pipe(pipe, shown.to_owned(), scratch, cancel)
-        });
-        let status = match &spooled {
+        let stdout = running.0.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let pipe = File::from(OwnedFd::from(stdout));
+        let spooled = Spooled::of_pipe(pipe, shown.to_owned(), scratch, cancel);
+        if spooled.is_err() {
             // It would wait for ever for somebody to take its output.
-            Some(Err(_)) if cancel.is_cancelled() => {
-                let _ = running.0.kill();
-                running.0.wait()
-            }
-            _ => running.0.wait(),
-        };
+            let _ = running.0.kill();
+        }
+        let status = running.0.wait();
         let complaints = complaints.and_then(|reading| reading.join().ok());
         let complaints = complaints.unwrap_or_default();
         // It fails because its output could not be kept.
-        if let Some(Err(full @ Error::Destination { .. })) = spooled {
+        if let Err(full @ Error::Destination { .. }) = spooled {
             return Ok(Err(full));
         }
         Ok(match status {
             _ if cancel.is_cancelled() => Err(Error::Interrupted),
-            Ok(status) if status.success() => match spooled {
-                Some(spooled) => spooled,
-                None => file.open(shown),
-            },
+            Ok(status) if status.success() => spooled,
             Ok(status) => {
                 let said = complaints
                     .lines()
@@ -149,50 +130,22 @@ impl Drop for Running {
     }
 }
 
-/// A file that a program makes, and that does not outlive this.
-struct Named(PathBuf);
-
-impl Named {
-    fn new() -> Self {
-        let name = format!(".standin-{}.tar", UploadId::random());
-        Self(super::temporary().join(name))
-    }
-
-    fn open(&self, shown: &str) -> Result<Spooled, Error> {
-        let file = File::open(&self.0).map_err(|error| Error::Origin {
-            place: shown.to_owned(),
-            why: format!("what was saved can't be read: {error}"),
-        })?;
-        Ok(Spooled {
-            file,
-            shown: shown.to_owned(),
-            stem: None,
-        })
-    }
-}
-
-impl Drop for Named {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 const DOCKER: &[Client] = &[Client {
     program: "docker",
     arguments: &["save", "--"],
-    to_file: false,
+    target: None,
 }];
 
 const PODMAN: &[Client] = &[
     Client {
         program: "podman",
         arguments: &["save", "--quiet", "--format", "docker-archive", "--"],
-        to_file: false,
+        target: None,
     },
     Client {
         program: "buildah",
         arguments: &["push", "--quiet", "--"],
-        to_file: true,
+        target: Some("docker-archive:/dev/stdout:"),
     },
 ];
 

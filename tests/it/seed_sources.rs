@@ -1,14 +1,16 @@
 //! Images from what docker, podman, buildah and other registries have, and from a pipe.
 
 use std::{
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output, Stdio},
 };
 
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
 use crate::support::{
-    FakeUpstream, TestRegistry,
+    FakeUpstream, TestRegistry, eventually,
     image::Image,
+    job::pid,
     registry::Builder,
     saved::{Layer, Saved},
     seeding::{Place, output_of, refused, told},
@@ -92,14 +94,35 @@ async fn a_signal_ends_a_seed_that_waits_for_its_input() {
     drop(stdin);
 }
 
-/// A program in a directory of its own, for PATH.
-fn program(place: &Place, name: &str, script: &str) -> PathBuf {
-    let bin = place.file("bin");
-    std::fs::create_dir_all(&bin).unwrap();
-    let path = bin.join(name);
-    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    bin
+#[tokio::test]
+async fn a_signal_ends_a_seed_that_waits_for_a_client() {
+    for (name, source) in [
+        ("docker", "docker-daemon:app:1"),
+        ("buildah", "containers-storage:app:1"),
+    ] {
+        let place = Place::new();
+        let begun = place.file("begun");
+        let script = format!(
+            "echo $$ >{0}.new; /bin/mv {0}.new {0}; exec /bin/sleep 1h 1<>/dev/stdout",
+            begun.display()
+        );
+        let bin = place.program(name, &script);
+        let mut command = tokio::process::Command::from(place.command(&[source]));
+        command.env("PATH", bin);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        eventually("the client is asked", || async { begun.exists() }).await;
+        let ours = Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
+        kill_process(ours, Signal::TERM).unwrap();
+        let output = within("the end of the seed", child.wait_with_output())
+            .await
+            .unwrap();
+        let said = refused(&output);
+        assert!(said.contains("interrupted"), "{name}: {said}");
+        place.assert_untouched(&said);
+        let client = pid(&std::fs::read_to_string(&begun).unwrap());
+        assert!(test_kill_process(client).is_err(), "{name} goes on");
+    }
 }
 
 /// Only what the test has put into `bin` is docker, podman or buildah.
@@ -116,20 +139,19 @@ fn images_of_docker_podman_and_buildah_come_by_their_own_export() {
     place.saved("app.tar", &saved);
     let archive = place.file("app.tar");
     let archive = archive.display();
-    let bin = program(
-        &place,
+    let bin = place.program(
         "docker",
         &format!("[ \"$*\" = 'save -- app:1' ] && /bin/cat {archive}"),
     );
     let seeded = told(&with_path(&place, &bin, "docker-daemon:app:1"));
     assert_eq!(seeded[0].0, "app:1");
 
-    // podman is not there, so buildah is asked, which writes files only.
+    // podman is not there, so buildah is asked, which writes to a path, and opens it for reading as well.
     let script = format!(
-        "for last; do :; done; last=${{last#docker-archive:}}; /bin/cat {archive} > \"${{last%%:*}}\""
+        "[ \"$*\" = 'push --quiet -- app:1 docker-archive:/dev/stdout:app:1' ] && exec /bin/cat {archive} 1<>/dev/stdout"
     );
     let place = Place::new();
-    let bin = program(&place, "buildah", &script);
+    let bin = place.program("buildah", &script);
     let output = with_path(&place, &bin, "containers-storage:app:1");
     assert_eq!(told(&output), seeded);
 
@@ -142,7 +164,7 @@ fn images_of_docker_podman_and_buildah_come_by_their_own_export() {
         ("/usr/bin/head -c 1000 /dev/urandom", "no tar archive"),
     ] {
         let place = Place::new();
-        let bin = program(&place, "docker", script);
+        let bin = place.program("docker", script);
         let said = refused(&with_path(&place, &bin, "docker-daemon:app"));
         assert!(said.contains(fragment), "{said}");
         assert!(said.contains("docker-daemon:app"), "{said}");

@@ -19,6 +19,7 @@ use super::{group, terminal::Terminal};
 use crate::{
     clients::{self, Client, Place},
     job::Process,
+    transfer::Claim,
 };
 
 /// One thing that is to end with the run. The guardian is told before it is there, or as soon as it is.
@@ -44,7 +45,8 @@ pub(super) enum Order {
 #[derive(Debug, Default)]
 pub(super) struct Belongings {
     grace: Duration,
-    directories: Vec<PathBuf>,
+    /// Held, so that no other run takes them for a dead one's.
+    directories: Vec<(PathBuf, Option<Claim>)>,
     server: Option<Process>,
     group: Option<Pid>,
     terminal: Option<Pid>,
@@ -55,7 +57,10 @@ impl Belongings {
     pub(super) fn take(&mut self, order: Order) {
         match order {
             Order::Grace(grace) => self.grace = grace,
-            Order::Directory(path) => self.directories.push(path),
+            Order::Directory(path) => {
+                let claim = Claim::of(&path).ok();
+                self.directories.push((path, claim));
+            }
             Order::Server(pid) => {
                 self.server = Pid::from_raw(pid).and_then(|pid| Process::open(pid).ok()?);
             }
@@ -88,7 +93,7 @@ impl Belongings {
                 server.wait();
             }
         }
-        for directory in self.directories.drain(..) {
+        for (directory, _claim) in self.directories.drain(..) {
             if let Err(error) = remove(&directory) {
                 problems.push(format!("{} can't be removed: {error}", directory.display()));
             }

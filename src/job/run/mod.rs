@@ -36,7 +36,10 @@ use super::{
     report::Report,
     signals::{self, Event, Events},
 };
-use crate::clients::{self, Client, Place, Request, Standin};
+use crate::{
+    clients::{self, Client, Place, Request, Standin},
+    transfer::{Claim, Claims},
+};
 
 pub use self::{guard::guard, terminal::write_from_background};
 
@@ -45,7 +48,7 @@ pub use self::{guard::guard, terminal::write_from_background};
 pub struct Run {
     /// The server, with its directories.
     pub start: Start,
-    /// A directory for what is temporary, which is not there yet.
+    /// A directory for what is temporary, one of [`DIRECTORIES`], which is not there yet.
     pub directory: PathBuf,
     /// Where the server leaves its ready file.
     pub ready_file: PathBuf,
@@ -132,17 +135,13 @@ impl Run {
         events: &mut Events,
         program: &std::path::Path,
     ) -> anyhow::Result<u8> {
-        job.bring(Order::Directory(self.directory.clone()));
-        let made = DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.directory);
-        made.with_context(|| {
+        let _claim = self.claim().with_context(|| {
             format!(
                 "can't make the directory {}: give TMPDIR, or --data and --state, a place that can be written to",
                 self.directory.display()
             )
         })?;
+        job.bring(Order::Directory(self.directory.clone()));
         let ready = tokio::select! {
             ready = job.start_server(&self.start) => ready?,
             signal = events.end_asked_for() => {
@@ -205,6 +204,23 @@ impl Run {
         let _ = waitid(WaitId::Pid(group), WaitIdOptions::EXITED);
         drop(child);
         status.map(|status| command::exit_status(&status))
+    }
+
+    /// Makes the directory, in place of those of runs that were killed with their guardians.
+    fn claim(&self) -> io::Result<Claim> {
+        if let Some(parent) = self.directory.parent() {
+            if self.kept.is_some() {
+                let mut make = DirBuilder::new();
+                make.recursive(true).mode(0o700).create(parent)?;
+            }
+            for left in DIRECTORIES.sweep(parent) {
+                log::info!(
+                    "{} is removed, which a run that was killed has left",
+                    left.display()
+                );
+            }
+        }
+        DIRECTORIES.make(&self.directory)
     }
 
     /// Sets up the clients, and answers what the command finds in its environment.
@@ -442,5 +458,10 @@ fn refused(status: u8, problem: &str) -> u8 {
     status
 }
 
+/// Those that runs make for what is temporary.
+pub const DIRECTORIES: Claims = Claims {
+    prefix: "standin-run-",
+    mode: 0o700,
+};
 /// How long those have to end that the command has left running.
 const LEFT_BEHIND: Duration = Duration::from_secs(5);

@@ -14,7 +14,7 @@ use crate::{
         files::Files as _,
         gzip::{Compressor, Fault},
         hashing::Hashing,
-        no_room,
+        scratch::no_room,
         tarball::Tarball,
     },
     types::Digest,

@@ -16,7 +16,7 @@ use super::{
     Names,
     archive::Target,
     names,
-    staged::{Staged, beside, blob_name, copy, failed, is_staged},
+    staged::{EXPORTS, Staged, beside, blob_name, copy, failed},
 };
 use crate::{
     transfer::{Destination, Error, Open},
@@ -302,7 +302,7 @@ fn check_is_layout(path: &Path) -> Result<(), String> {
         let name = entry.map_err(|error| error.to_string())?.file_name();
         let name = name.to_string_lossy().into_owned();
         // What an export leaves that was killed.
-        if !is_staged(&name) {
+        if !EXPORTS.include(&name) {
             found = Some(name);
         }
     }

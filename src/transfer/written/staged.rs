@@ -6,10 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FlockOperation, flock};
-
 use crate::{
-    transfer::{Error, Open, Verified},
+    transfer::{Claim, Claims, Error, Open, Verified},
     types::{Descriptor, Digest, UploadId},
 };
 
@@ -17,7 +15,7 @@ use crate::{
 /// that writes beside it to remove: that finds its lock free.
 pub(super) struct Staged {
     directory: PathBuf,
-    _lock: File,
+    _claim: Claim,
     /// What messages call the whole.
     shown: String,
 }
@@ -25,11 +23,12 @@ pub(super) struct Staged {
 impl Staged {
     /// Below `parent`, under a name that begins with a dot. `shown` is what messages call it.
     pub(super) fn below(parent: &Path, shown: &str) -> Result<Self, Error> {
-        sweep(parent);
-        let (directory, lock) = claimed(parent).map_err(|error| failed(shown, &error))?;
+        EXPORTS.sweep(parent);
+        let directory = EXPORTS.path(parent);
+        let claim = EXPORTS.make(&directory);
         Ok(Self {
+            _claim: claim.map_err(|error| failed(shown, &error))?,
             directory,
-            _lock: lock,
             shown: shown.to_owned(),
         })
     }
@@ -80,47 +79,6 @@ impl Staged {
 
     pub(super) fn failed(&self, error: io::Error) -> Error {
         failed(&self.shown, &error)
-    }
-}
-
-/// A directory that nobody sweeps away.
-fn claimed(parent: &Path) -> io::Result<(PathBuf, File)> {
-    loop {
-        let directory = parent.join(format!("{PREFIX}{}", UploadId::random()));
-        fs::create_dir(&directory)?;
-        // Somebody may have taken it for a dead one's before it was locked.
-        let lock = File::open(&directory);
-        if let Ok(lock) = lock
-            && flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
-            && directory.exists()
-        {
-            return Ok((directory, lock));
-        }
-    }
-}
-
-/// Whether an export made a directory of that name. What is called otherwise is somebody's own, such as `.standin-data`.
-pub(super) fn is_staged(name: &str) -> bool {
-    let id = name.strip_prefix(PREFIX).map(str::parse::<UploadId>);
-    id.is_some_and(|id| id.is_ok())
-}
-
-/// Removes what others left who were killed.
-fn sweep(parent: &Path) {
-    let Ok(entries) = fs::read_dir(parent) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        if !is_staged(&entry.file_name().to_string_lossy())
-            || !entry.file_type().is_ok_and(|kind| kind.is_dir())
-        {
-            continue;
-        }
-        if let Ok(lock) = File::open(entry.path())
-            && flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
-        {
-            let _ = fs::remove_dir_all(entry.path());
-        }
     }
 }
 
@@ -199,5 +157,9 @@ pub(super) fn beside(path: &Path) -> PathBuf {
     }
 }
 
-const PREFIX: &str = ".standin-export-";
+/// What is called otherwise is somebody's own, such as `.standin-data`.
+pub(super) const EXPORTS: Claims = Claims {
+    prefix: ".standin-export-",
+    mode: 0o777,
+};
 const PIECE: usize = 256 << 10;

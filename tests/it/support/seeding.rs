@@ -1,7 +1,9 @@
 //! `standin seed` on a data directory that nobody serves.
 
 use std::{
+    fs::{self, Permissions},
     io::Write as _,
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::{Command, Output, Stdio},
 };
@@ -28,6 +30,16 @@ impl Place {
         let path = self.file(name);
         saved.write(&path);
         format!("docker-archive:{}", path.display())
+    }
+
+    /// A program in the directory that is answered, for PATH.
+    pub(crate) fn program(&self, name: &str, script: &str) -> PathBuf {
+        let bin = self.file("bin");
+        fs::create_dir_all(&bin).unwrap();
+        let path = bin.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        bin
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {

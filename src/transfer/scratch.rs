@@ -1,0 +1,139 @@
+//! Where what is temporary lies, and how nothing of it stays: files without a name, and directories that are locked for as
+//! long as somebody needs them, so that those of the killed are known for what they are.
+
+use std::{
+    env,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{Access, FlockOperation, OFlags, access, flock};
+
+use crate::types::UploadId;
+
+/// Where what is large may lie for a while: `$TMPDIR`, else /var/tmp, which is on a disk where /tmp may be in memory.
+pub fn temporary() -> PathBuf {
+    if let Some(given) = env::var_os("TMPDIR").filter(|given| !given.is_empty()) {
+        let given = PathBuf::from(given);
+        return std::path::absolute(&given).unwrap_or(given);
+    }
+    let usual = ["/var/tmp", "/tmp"].map(PathBuf::from);
+    let writable = |path: &&PathBuf| path.is_dir() && access(*path, Access::WRITE_OK).is_ok();
+    let [first, _] = &usual;
+    usual.iter().find(writable).unwrap_or(first).clone()
+}
+
+/// Why a temporary copy can't be written, and what to do.
+pub(super) fn no_room(error: &io::Error) -> String {
+    let hint = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ": make room in the data directory, or where TMPDIR says if it goes to a registry that runs"
+        }
+        _ => "",
+    };
+    format!("{error}{hint}")
+}
+
+/// A file in `directory` that has no name.
+pub(super) fn unnamed(directory: &Path) -> io::Result<File> {
+    let failed = |error: io::Error| {
+        let why = format!(
+            "no temporary file can be made in {}, which TMPDIR decides: {error}",
+            directory.display()
+        );
+        io::Error::new(error.kind(), why)
+    };
+    let name = format!(".standin-{}", UploadId::random());
+    let path = directory.join(name);
+    let mut open = OpenOptions::new();
+    open.read(true).write(true).create_new(true).mode(0o600);
+    let file = open.open(&path).map_err(failed)?;
+    fs::remove_file(&path).map_err(failed)?;
+    Ok(file)
+}
+
+/// Directories of one name but for an id behind it, which [`sweep`](Self::sweep) removes once nobody holds them.
+#[derive(Clone, Copy, Debug)]
+pub struct Claims {
+    pub prefix: &'static str,
+    /// Of a directory, before the umask.
+    pub mode: u32,
+}
+
+/// Whoever has one keeps the directory. Several may.
+#[derive(Debug)]
+pub struct Claim {
+    _lock: File,
+}
+
+impl Claims {
+    /// A path below `parent` that is nobody's.
+    pub fn path(&self, parent: &Path) -> PathBuf {
+        parent.join(format!("{}{}", self.prefix, UploadId::random()))
+    }
+
+    /// Makes that directory.
+    ///
+    /// # Errors
+    /// It can't be made, or can't be locked.
+    pub fn make(&self, path: &Path) -> io::Result<Claim> {
+        loop {
+            DirBuilder::new().mode(self.mode).create(path)?;
+            // Somebody may have taken it for a dead one's before it was locked.
+            match Claim::of(path) {
+                Ok(claim) if path.exists() => return Ok(claim),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    let _ = fs::remove_dir(path);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Whether a directory of that name is one of these.
+    pub fn include(&self, name: &str) -> bool {
+        let id = name.strip_prefix(self.prefix).map(str::parse::<UploadId>);
+        id.is_some_and(|id| id.is_ok())
+    }
+
+    /// Removes what is below `parent` of those who were killed. Answers what could be removed.
+    pub fn sweep(&self, parent: &Path) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(parent) else {
+            return Vec::new();
+        };
+        let dead = |path: &PathBuf| {
+            let lock = opened(path);
+            lock.is_ok_and(|lock| {
+                flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+                    && fs::remove_dir_all(path).is_ok()
+            })
+        };
+        let entries = entries.flatten().filter(|entry| {
+            self.include(&entry.file_name().to_string_lossy())
+                && entry.file_type().is_ok_and(|kind| kind.is_dir())
+        });
+        entries.map(|entry| entry.path()).filter(dead).collect()
+    }
+}
+
+impl Claim {
+    /// Holds a directory that is there, as whoever made it does.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let lock = opened(path)?;
+        flock(&lock, FlockOperation::LockShared)?;
+        Ok(Self { _lock: lock })
+    }
+}
+
+/// A directory, and nothing that was put in its place where everybody may write.
+fn opened(path: &Path) -> io::Result<File> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
+}
