@@ -4,6 +4,9 @@
 //! devices and names that climb are refused all the same, since whoever packed them meant harm or something else. Links
 //! are followed within the archive: docker and podman save a layer once, and link to it from where older readers look.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     cell::Cell,
     collections::HashMap,
@@ -85,8 +88,10 @@ impl Tarball {
     }
 
     fn scan(&self) -> Result<HashMap<String, Found>, Error> {
-        let broken =
-            |error: io::Error| self.wrong("", format!("it is no tar archive, or damaged: {error}"));
+        let broken = |error: io::Error| {
+            let why = format!("it is no tar archive, or damaged: {}", reason(&error));
+            self.wrong("", why)
+        };
         if self.state.size == 0 {
             return Err(self.wrong("", "it is empty: did what should have written it fail?"));
         }
@@ -96,13 +101,14 @@ impl Tarball {
             left: &left,
         });
         let mut entries: HashMap<String, Found> = HashMap::new();
+        let mut held = 0;
         let mut all = archive.entries_with_seek().map_err(broken)?;
         for nth in 0.. {
             left.set(MOST_HEADERS);
             let Some(entry) = all.next() else {
                 break;
             };
-            let entry = entry.map_err(broken)?;
+            let mut entry = entry.map_err(broken)?;
             if nth == MOST_ENTRIES {
                 let why = format!("it has more than {MOST_ENTRIES} entries");
                 return Err(self.wrong("", why));
@@ -110,7 +116,15 @@ impl Tarball {
             let bytes = entry.path_bytes();
             let name =
                 plain(&bytes).map_err(|why| self.wrong(&String::from_utf8_lossy(&bytes), why))?;
-            let found = match entry.header().entry_type() {
+            drop(bytes);
+            let kind = entry.header().entry_type();
+            let sparse = kind.is_gnu_sparse()
+                || (!kind.is_pax_global_extensions() && is_sparse(&mut entry).map_err(broken)?);
+            if sparse {
+                let why = "it was packed with tar --sparse, which no reader of images takes: pack it without";
+                return Err(self.wrong(&name, why));
+            }
+            let found = match kind {
                 tar::EntryType::Directory | tar::EntryType::XGlobalHeader => continue,
                 tar::EntryType::Regular | tar::EntryType::Continuous => {
                     Found::File(self.span(&entry, &name)?)
@@ -121,13 +135,9 @@ impl Tarball {
                         true => Path::new(&name).parent().unwrap_or(Path::new("")),
                         false => Path::new(""),
                     };
-                    let target = joined(beside, &target)
-                        .ok_or_else(|| self.wrong(&name, "it is a link out of the archive"))?;
+                    let target = joined(beside, &target).map_err(|why| self.wrong(&name, why))?;
+                    held += target.len();
                     Found::Link(target)
-                }
-                tar::EntryType::GNUSparse => {
-                    let why = "it was packed with tar --sparse, which no reader of images takes: pack it without";
-                    return Err(self.wrong(&name, why));
                 }
                 _ => {
                     return Err(
@@ -135,6 +145,12 @@ impl Tarball {
                     );
                 }
             };
+            held += name.len();
+            if held > MOST_NAMES {
+                let most = MOST_NAMES >> 20;
+                let why = format!("the names of its entries have more than {most} MiB together");
+                return Err(self.wrong("", why));
+            }
             match entries.get(&name) {
                 None => {
                     entries.insert(name, found);
@@ -184,7 +200,11 @@ impl Tarball {
     }
 
     fn follow(&self, name: &str) -> Result<Option<Span>, Error> {
-        let mut at = name;
+        // No entry has a name that leads out.
+        let Ok(plain) = plain(name.as_bytes()) else {
+            return Ok(None);
+        };
+        let mut at = &*plain;
         for _ in 0..MOST_LINKS {
             match self.entries.get(at) {
                 None => return Ok(None),
@@ -259,8 +279,7 @@ pub(super) fn whole(file: &File) -> impl Read + Send + use<'_> {
 
 /// The name without `./` before it.
 fn plain(bytes: &[u8]) -> Result<String, &'static str> {
-    // As long as a path can be.
-    if bytes.len() > 4096 {
+    if bytes.len() > LONGEST_PATH {
         return Err("its name has more than 4096 bytes");
     }
     let name = std::str::from_utf8(bytes).map_err(|_| "its name is no UTF-8")?;
@@ -310,179 +329,50 @@ impl Seek for Headers<'_> {
     }
 }
 
-/// What a link beside that directory leads to, if that is within the archive.
-fn joined(beside: &Path, target: &[u8]) -> Option<String> {
+/// What a link beside that directory leads to.
+fn joined(beside: &Path, target: &[u8]) -> Result<String, &'static str> {
+    if target.len() > LONGEST_PATH {
+        return Err("it is a link to a name of more than 4096 bytes");
+    }
+    let target =
+        std::str::from_utf8(target).map_err(|_| "it is a link to a name that is no UTF-8")?;
     let mut path = beside.to_owned();
-    for component in Path::new(std::str::from_utf8(target).ok()?).components() {
+    for component in Path::new(target).components() {
         match component {
             Component::Normal(part) => path.push(part),
             Component::CurDir => {}
             Component::ParentDir if path.pop() => {}
-            _ => return None,
+            _ => return Err("it is a link out of the archive"),
         }
     }
-    Some(path.to_str()?.to_owned())
+    Ok(path.to_string_lossy().into_owned())
 }
 
+/// Whether GNU tar packed the entry as sparse in a PAX archive: its bytes are not the file's then.
+fn is_sparse<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<bool> {
+    let Some(records) = entry.pax_extensions()? else {
+        return Ok(false);
+    };
+    // As elsewhere, a record that can't be read is none.
+    let mut records = records.filter_map(Result::ok);
+    Ok(records.any(|record| record.key_bytes().starts_with(b"GNU.sparse.")))
+}
+
+/// What is wrong with a header, without what the header holds: of a file that is no archive those are lines of its text.
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    let quoted = [": ", " when getting "];
+    let end = quoted.iter().filter_map(|before| text.find(before)).min();
+    text[..end.unwrap_or(text.len())].to_owned()
+}
+
+/// What Linux takes for a path, in bytes.
+const LONGEST_PATH: usize = 4096;
 const MOST_LINKS: usize = 8;
 /// Of one entry, with all that extends it, in bytes.
 const MOST_HEADERS: u64 = 2 << 20;
 
 /// An image has some hundred layers at most, and an archive some hundred images.
 const MOST_ENTRIES: usize = 100_000;
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use std::path::PathBuf;
-
-    use super::*;
-
-    fn opened(path: &Path) -> Result<Tarball, Error> {
-        Tarball::new(Spooled::of_file(path)?)
-    }
-
-    /// Sets the name in the header past all that the crate would refuse.
-    fn header(name: &str, kind: tar::EntryType, size: u64) -> tar::Header {
-        let mut header = tar::Header::new_ustar();
-        let field = &mut header.as_old_mut().name;
-        field[..name.len()].copy_from_slice(name.as_bytes());
-        header.set_entry_type(kind);
-        header.set_size(size);
-        header.set_mode(0o644);
-        header.set_cksum();
-        header
-    }
-
-    fn archive(entries: &[(&str, tar::EntryType, &[u8])]) -> (tempfile::TempDir, PathBuf) {
-        let directory = tempfile::TempDir::new().unwrap();
-        let path = directory.path().join("images.tar");
-        let mut builder = tar::Builder::new(File::create(&path).unwrap());
-        for (name, kind, bytes) in entries {
-            if matches!(kind, tar::EntryType::Symlink | tar::EntryType::Link) {
-                let mut header = header(name, *kind, 0);
-                header.as_old_mut().linkname[..bytes.len()].copy_from_slice(bytes);
-                header.set_cksum();
-                builder.append(&header, io::empty()).unwrap();
-                continue;
-            }
-            let header = header(name, *kind, bytes.len() as u64);
-            builder.append(&header, *bytes).unwrap();
-        }
-        builder.finish().unwrap();
-        (directory, path)
-    }
-
-    fn refusal(path: &Path) -> String {
-        match opened(path) {
-            Ok(_) => panic!("{} was taken", path.display()),
-            Err(error) => error.to_string(),
-        }
-    }
-
-    #[test]
-    fn entries_are_read_by_name_and_side_by_side() {
-        use tar::EntryType::{Directory, Regular};
-        let (_directory, path) = archive(&[
-            ("./blobs", Directory, b""),
-            ("./index.json", Regular, b"{}"),
-            ("blobs/a", Regular, b"first"),
-            ("blobs/b", Regular, b"second"),
-        ]);
-        let tarball = opened(&path).unwrap();
-        let mut a = tarball.open("blobs/a").unwrap().unwrap();
-        let mut b = tarball.open("blobs/b").unwrap().unwrap();
-        let (mut first, mut second) = ([0; 2], String::new());
-        a.content.read_exact(&mut first).unwrap();
-        b.content.read_to_string(&mut second).unwrap();
-        let mut rest = String::new();
-        a.content.read_to_string(&mut rest).unwrap();
-        assert_eq!(
-            (&first, rest.as_str(), second.as_str()),
-            (b"fi", "rst", "second")
-        );
-        assert_eq!((a.size, tarball.stem().as_deref()), (5, Some("images")));
-        assert!(tarball.open("index.json").unwrap().is_some());
-        assert!(tarball.open("../images.tar").unwrap().is_none());
-        tarball.check().unwrap();
-    }
-
-    #[test]
-    fn hostile_entries_are_refused_by_name() {
-        use tar::EntryType::{Block, Char, Fifo, Link, Regular, Symlink};
-        for (name, kind, why) in [
-            ("../up", Regular, "leads out"),
-            ("a/../../up", Regular, "leads out"),
-            ("/etc/passwd", Regular, "leads out"),
-            ("fifo", Fifo, "pipe"),
-            ("sda", Block, "device"),
-            ("tty", Char, "device"),
-        ] {
-            let (_directory, path) = archive(&[(name, kind, b"")]);
-            let refused = refusal(&path);
-            assert!(refused.contains(name) && refused.contains(why), "{refused}");
-        }
-        for kind in [Symlink, Link] {
-            for target in ["../up", "/etc/passwd", "a/../../up"] {
-                let (_directory, path) = archive(&[("link", kind, target.as_bytes())]);
-                let refused = refusal(&path);
-                assert!(refused.contains("link out of the archive"), "{refused}");
-            }
-        }
-        let twice = [("a", Regular, &b"1"[..]), ("./a", Regular, b"2")];
-        let (_directory, path) = archive(&twice);
-        assert!(refusal(&path).contains("a in "), "{}", refusal(&path));
-        assert!(refusal(&path).contains("twice"), "{}", refusal(&path));
-    }
-
-    #[test]
-    fn links_are_followed_within_the_archive() {
-        use tar::EntryType::{Link, Regular, Symlink};
-        let (_directory, path) = archive(&[
-            ("layers/a.tar", Regular, b"layer"),
-            ("old/layer.tar", Symlink, b"../layers/a.tar"),
-            ("older", Link, b"old/layer.tar"),
-            ("round", Symlink, b"about"),
-            ("about", Symlink, b"round"),
-            ("nowhere", Symlink, b"gone"),
-        ]);
-        let tarball = opened(&path).unwrap();
-        for name in ["layers/a.tar", "old/layer.tar", "older"] {
-            let mut text = String::new();
-            let mut opened = tarball.open(name).unwrap().unwrap();
-            opened.content.read_to_string(&mut text).unwrap();
-            assert_eq!((opened.size, text.as_str()), (5, "layer"), "{name}");
-        }
-        assert!(tarball.open("nowhere").unwrap().is_none());
-        let endless = tarball.open("round").err().unwrap().to_string();
-        assert!(endless.contains("leads to no file"), "{endless}");
-    }
-
-    #[test]
-    fn an_archive_that_was_cut_off_or_is_none() {
-        let (_directory, path) = archive(&[("big", tar::EntryType::Regular, &[7; 4096])]);
-        let file = File::options().write(true).open(&path).unwrap();
-        file.set_len(2048).unwrap();
-        let refused = refusal(&path);
-        assert!(
-            refused.contains("cut off") || refused.contains("damaged"),
-            "{refused}"
-        );
-        std::fs::write(&path, [b'x'; 4096]).unwrap();
-        assert!(
-            refusal(&path).contains("no tar archive"),
-            "{}",
-            refusal(&path)
-        );
-        assert!(refusal(Path::new("/dev/zero")).contains("no regular file"));
-    }
-
-    #[test]
-    fn an_archive_that_changes_while_it_is_read() {
-        let (_directory, path) = archive(&[("a", tar::EntryType::Regular, b"1")]);
-        let tarball = opened(&path).unwrap();
-        let file = File::options().append(true).open(&path).unwrap();
-        file.set_len(1 << 20).unwrap();
-        assert!(tarball.check().unwrap_err().to_string().contains("changed"));
-    }
-}
+/// Of all entries, with where links lead, in bytes.
+const MOST_NAMES: usize = 64 << 20;
