@@ -3,9 +3,19 @@
 //! <https://github.com/opencontainers/image-spec/blob/main/manifest.md>,
 //! <https://github.com/opencontainers/image-spec/blob/main/image-index.md>
 
-use std::{collections::BTreeMap, fmt};
+#[cfg(test)]
+mod tests;
 
-use serde::Deserialize;
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    fmt,
+    marker::PhantomData,
+};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
 use super::digest::{Digest, shown};
 
@@ -136,6 +146,12 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// Of an image.
+    pub fn config(&self) -> Option<&Descriptor> {
+        let references = self.references.iter();
+        references.take(1).find(|_| self.kind == Kind::Image)
+    }
+
     /// Reads a manifest that a client pushes, with the `Content-Type` it came under. Strict: what it names must be
     /// readable, for it is about to be checked.
     pub fn pushed(body: &[u8], content_type: Option<&str>) -> Result<Self, InvalidManifest> {
@@ -222,7 +238,7 @@ pub fn layout_index(body: &[u8]) -> Result<Vec<LayoutEntry>, InvalidManifest> {
     let entries = fields
         .manifests
         .ok_or_else(|| InvalidManifest("it names no manifests".to_owned()))?;
-    let entry = |raw: RawDescriptor| {
+    let entry = |Object(raw): Object<RawDescriptor>| {
         let descriptor = raw.descriptor(Kind::Index)?;
         Ok(LayoutEntry {
             descriptor,
@@ -230,6 +246,30 @@ pub fn layout_index(body: &[u8]) -> Result<Vec<LayoutEntry>, InvalidManifest> {
         })
     };
     entries.into_iter().map(entry).collect()
+}
+
+/// What is a JSON object; serde would read a struct from an array as well.
+#[derive(Clone)]
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Map<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Map<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(Map(PhantomData))
+    }
 }
 
 /// The fields we look at; every other one is left alone. A field given twice is refused by the parser, since readers
@@ -240,11 +280,11 @@ struct Fields {
     schema_version: Option<u64>,
     #[serde(rename = "mediaType")]
     media_type: Option<String>,
-    config: Option<RawDescriptor>,
-    layers: Option<Vec<RawDescriptor>>,
-    blobs: Option<Vec<RawDescriptor>>,
-    manifests: Option<Vec<RawDescriptor>>,
-    subject: Option<RawDescriptor>,
+    config: Option<Object<RawDescriptor>>,
+    layers: Option<Vec<Object<RawDescriptor>>>,
+    blobs: Option<Vec<Object<RawDescriptor>>>,
+    manifests: Option<Vec<Object<RawDescriptor>>>,
+    subject: Option<Object<RawDescriptor>>,
     #[serde(rename = "artifactType")]
     artifact_type: Option<String>,
     // Some tools put more than strings there, which is nobody's concern here.
@@ -322,24 +362,27 @@ impl Fields {
 
     fn references(&self, kind: Kind) -> Result<Vec<Descriptor>, InvalidManifest> {
         let mut references: Vec<Descriptor> = Vec::new();
+        let mut sizes: HashMap<Digest, u64> = HashMap::new();
         let blobs = match kind {
             Kind::Image => self.config.iter().chain(self.layers.iter().flatten()),
             Kind::Artifact => None.iter().chain(self.blobs.iter().flatten()),
             Kind::Index => None.iter().chain(self.manifests.iter().flatten()),
             Kind::Other => return Ok(references),
         };
-        for raw in blobs {
+        for Object(raw) in blobs {
             let descriptor = raw.descriptor(kind)?;
-            match references
-                .iter()
-                .find(|known| known.digest == descriptor.digest)
-            {
-                None => references.push(descriptor),
-                Some(known) if known.size == descriptor.size => {}
-                Some(known) => {
+            match sizes.entry(descriptor.digest.clone()) {
+                Entry::Vacant(place) => {
+                    place.insert(descriptor.size);
+                    references.push(descriptor);
+                }
+                Entry::Occupied(known) if *known.get() == descriptor.size => {}
+                Entry::Occupied(known) => {
                     return Err(InvalidManifest(format!(
                         "{} is named twice, with sizes {} and {}",
-                        known.digest, known.size, descriptor.size
+                        known.key(),
+                        known.get(),
+                        descriptor.size
                     )));
                 }
             }
@@ -350,7 +393,7 @@ impl Fields {
     fn artifact_type(&self, kind: Kind) -> Option<String> {
         let own = self.artifact_type.as_ref().filter(|own| !own.is_empty());
         let config = self.config.as_ref().filter(|_| kind == Kind::Image);
-        own.or_else(|| config?.media_type.as_ref()).cloned()
+        own.or_else(|| config?.0.media_type.as_ref()).cloned()
     }
 
     fn annotations(&self) -> BTreeMap<String, String> {
@@ -366,7 +409,7 @@ impl Fields {
     }
 
     fn subject(&self) -> Result<Option<Digest>, InvalidManifest> {
-        let Some(subject) = &self.subject else {
+        let Some(Object(subject)) = &self.subject else {
             return Ok(None);
         };
         let digest = subject
@@ -402,122 +445,3 @@ impl RawDescriptor {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidManifest(String);
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn digest(fill: &str) -> String {
-        format!("sha256:{}", fill.repeat(64))
-    }
-
-    fn image(extra: &str) -> String {
-        format!(
-            r#"{{"schemaVersion":2{extra},"config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{}","size":2}},
-               "layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{}","size":3}},
-                         {{"mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip","digest":"{}","size":4}}]}}"#,
-            digest("a"),
-            digest("b"),
-            digest("c")
-        )
-    }
-
-    #[test]
-    fn the_type_is_the_bodys_then_the_headers_then_deduced() {
-        let typed = image(&format!(r#","mediaType":"{DOCKER_MANIFEST}""#));
-        for (body, header, expected) in [
-            (typed.as_str(), None, DOCKER_MANIFEST),
-            (&typed, Some("application/json"), DOCKER_MANIFEST),
-            (
-                &image(""),
-                Some("application/vnd.oci.image.manifest.v1+json; charset=utf-8"),
-                OCI_MANIFEST,
-            ),
-            (&image(""), Some(DOCKER_MANIFEST), DOCKER_MANIFEST),
-            (&image(""), Some("application/octet-stream"), OCI_MANIFEST),
-            (&image(""), None, OCI_MANIFEST),
-            (r#"{"schemaVersion":2,"manifests":[]}"#, None, OCI_INDEX),
-            (
-                r#"{"mediaType":"application/vnd.acme.thing+json","x":1}"#,
-                None,
-                "application/vnd.acme.thing+json",
-            ),
-        ] {
-            assert_eq!(
-                Manifest::pushed(body.as_bytes(), header)
-                    .unwrap()
-                    .media_type
-                    .as_str(),
-                expected,
-                "{body} under {header:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn references_and_their_roles() {
-        let manifest = Manifest::pushed(image("").as_bytes(), None).unwrap();
-        let roles: Vec<(u64, Role)> = manifest
-            .references
-            .iter()
-            .map(|d| (d.size, d.role))
-            .collect();
-        assert_eq!(
-            roles,
-            [
-                (2, Role::Blob),
-                (3, Role::Blob),
-                (4, Role::NonDistributable)
-            ]
-        );
-
-        let index = format!(
-            r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{OCI_MANIFEST}","digest":"{}","size":7}},
-               {{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{}","size":8}}],
-               "subject":{{"mediaType":"{OCI_MANIFEST}","digest":"{}","size":9}}}}"#,
-            digest("a"),
-            digest("b"),
-            digest("c")
-        );
-        let index = Manifest::pushed(index.as_bytes(), None).unwrap();
-        let roles: Vec<(u64, Role)> = index.references.iter().map(|d| (d.size, d.role)).collect();
-        assert_eq!(roles, [(7, Role::Manifest), (8, Role::Blob)]);
-        assert_eq!(index.subject.unwrap().to_string(), digest("c"));
-    }
-
-    #[test]
-    fn what_is_refused_on_a_push_and_passed_on_in_a_pull() {
-        let both = format!(r#"{{"mediaType":"{OCI_INDEX}","manifests":[],"layers":[]}}"#);
-        let twice = image("").replace(&digest("c"), &digest("b"));
-        let conflict = image(&format!(r#","mediaType":"{OCI_INDEX}""#));
-        for (body, header) in [
-            ("", None),
-            ("not json", None),
-            ("[]", None),
-            ("{}", None),
-            ("{}", Some("application/json")),
-            (r#"{"a":1}"#, Some("application/x-www-form-urlencoded")),
-            (r#"{"mediaType":"no type"}"#, None),
-            (
-                r#"{"schemaVersion":1,"fsLayers":[]}"#,
-                Some(DOCKER_SCHEMA_1_SIGNED),
-            ),
-            (r#"{"mediaType":"a/b","mediaType":"c/d"}"#, None),
-            (r#"{"manifests":[{"digest":"sha256:bad","size":1}]}"#, None),
-            (
-                r#"{"manifests":[{"digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":-1}]}"#,
-                None,
-            ),
-            (&both, None),
-            (&twice, None),
-            (&conflict, Some(OCI_MANIFEST)),
-        ] {
-            assert!(
-                Manifest::pushed(body.as_bytes(), header).is_err(),
-                "{body} under {header:?} was taken"
-            );
-            Manifest::pulled(body.as_bytes(), header);
-        }
-    }
-}
