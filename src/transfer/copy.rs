@@ -3,6 +3,10 @@
 //!
 //! Whatever ends it, what is visible is whole: all blobs are there before the first manifest is.
 
+mod choice;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashSet,
     io::{self, Read},
@@ -15,11 +19,10 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{
-    Destination, Error, Image, Open, Origin, Verified,
-    platform::{self, Child, Platform},
-};
-use crate::types::{Descriptor, Digest, Kind, Manifest, RepositoryName, Role, Tag};
+use super::{Destination, Error, Image, Open, Origin, Verified};
+use crate::types::{Descriptor, Digest, Manifest, RepositoryName, Role, Tag};
+
+pub use choice::Choice;
 
 /// Asks whatever is being carried to stop. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -76,18 +79,6 @@ impl Pace {
     }
 }
 
-/// Which part of an index is meant.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Choice {
-    /// All that it names.
-    #[default]
-    Whole,
-    /// What it names for these platforms; none that it lacks.
-    Platforms(Vec<Platform>),
-    /// What the origin has of it.
-    Present,
-}
-
 /// An image that is there now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Copied {
@@ -112,7 +103,7 @@ impl Walk<'_> {
     /// digest alone.
     ///
     /// # Errors
-    /// The first failure; nothing of the image is visible then, but children that are whole.
+    /// The first failure; nothing of the image is visible then, but children that are whole, and tags put before.
     pub fn copy(
         &self,
         image: &Image,
@@ -120,8 +111,20 @@ impl Walk<'_> {
         name: &RepositoryName,
         tags: &[Tag],
     ) -> Result<Copied, Error> {
+        self.copy_telling(image, choice, name, tags, &mut |_, _| {})
+    }
+
+    /// [Copies](Self::copy); `visible` hears of each tag once it is, also if a later one fails.
+    pub fn copy_telling(
+        &self,
+        image: &Image,
+        choice: &Choice,
+        name: &RepositoryName,
+        tags: &[Tag],
+        visible: &mut dyn FnMut(&Tag, &Copied),
+    ) -> Result<Copied, Error> {
         self.observer.begins(name, tags.first());
-        let copied = self.carry(image, choice, name, tags);
+        let copied = self.carry(image, choice, name, tags, visible);
         self.observer.ends();
         match copied {
             Err(_) if self.pace.cancel.is_cancelled() => Err(Error::Interrupted),
@@ -150,6 +153,7 @@ impl Walk<'_> {
         choice: &Choice,
         name: &RepositoryName,
         tags: &[Tag],
+        visible: &mut dyn FnMut(&Tag, &Copied),
     ) -> Result<Copied, Error> {
         let mut tree = Tree::default();
         let root = self.choose(image, choice, &mut tree)?;
@@ -167,85 +171,17 @@ impl Walk<'_> {
         if tags.is_empty() {
             self.destination.put_image(name, None, &root, &bytes)?;
         }
-        for tag in tags {
-            self.destination.put_image(name, Some(tag), &root, &bytes)?;
-        }
-        Ok(Copied {
-            digest: root.digest,
+        let copied = Copied {
+            digest: root.digest.clone(),
             blobs: tree.sent,
             bytes: tree.bytes,
-        })
-    }
-
-    /// The manifest that is to be the image, and in the tree what of an index is left out.
-    fn choose(&self, image: &Image, choice: &Choice, tree: &mut Tree) -> Result<Descriptor, Error> {
-        let root = &image.root;
-        if *choice == Choice::Whole {
-            return Ok(root.clone());
-        }
-        let bytes = self.bytes(image, root)?;
-        let manifest = self.parse(root, &bytes)?;
-        if manifest.kind != Kind::Index {
-            return Ok(root.clone());
-        }
-        let children = platform::children(&bytes);
-        let is_manifest = |reference: &&Descriptor| reference.role == Role::Manifest;
-        let about = |digest: &Digest| {
-            let child = children.iter().find(|child| child.digest == *digest);
-            child.and_then(|child| child.about.clone())
         };
-        let mut kept: Vec<&Descriptor> = Vec::new();
-        for reference in manifest.references.iter().filter(is_manifest) {
-            let meant = match choice {
-                Choice::Whole => true,
-                Choice::Present => self.origin.has(reference)?,
-                Choice::Platforms(platforms) => children
-                    .iter()
-                    .filter(|child| child.digest == reference.digest)
-                    .filter_map(|child| child.platform.as_ref())
-                    .any(|offered| platforms.iter().any(|asked| asked.matches(offered))),
-            };
-            if meant {
-                kept.push(reference);
-            }
+        for tag in tags {
+            self.go_on()?;
+            self.destination.put_image(name, Some(tag), &root, &bytes)?;
+            visible(tag, &copied);
         }
-        if *choice == Choice::Present && kept.len() == manifest.references.len() {
-            return Ok(root.clone());
-        }
-        let images: Vec<&&Descriptor> = kept
-            .iter()
-            .filter(|reference| about(&reference.digest).is_none())
-            .collect();
-        match images[..] {
-            [] => Err(self.none_meant(root, choice, &children)),
-            [only] => Ok((*only).clone()),
-            _ => {
-                let kept: HashSet<&Digest> = images.iter().map(|image| &image.digest).collect();
-                let left_out = manifest.references.iter().filter(|reference| {
-                    let subject = about(&reference.digest);
-                    let subject = subject.as_ref().unwrap_or(&reference.digest);
-                    !kept.contains(subject)
-                });
-                tree.left_out = left_out.map(|reference| reference.digest.clone()).collect();
-                Ok(root.clone())
-            }
-        }
-    }
-
-    fn none_meant(&self, root: &Descriptor, choice: &Choice, children: &[Child]) -> Error {
-        let listed = |platforms: &mut dyn Iterator<Item = &Platform>| {
-            let listed: Vec<String> = platforms.map(Platform::to_string).collect();
-            listed.join(", ")
-        };
-        let named = listed(&mut children.iter().filter_map(|child| child.platform.as_ref()));
-        let why = match choice {
-            Choice::Platforms(platforms) => format!(
-                "it names no image for {}; it has {named}",
-                listed(&mut platforms.iter())
-            ),
-            _ => format!("none of the images that it names is there whole; it names {named}"),
-        };
-        self.wrong(root, why)
+        Ok(copied)
     }
 
     /// Sends the blobs of the manifest and of all below it.

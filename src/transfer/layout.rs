@@ -71,6 +71,31 @@ impl<F: Files> Layout<F> {
         &self.files
     }
 
+    /// The configs of `image`, or of those images of an index that are here; what can't be read has none.
+    pub(super) fn configs(&self, image: &Image) -> Result<Vec<Digest>, Error> {
+        let parsed = |manifest: &Descriptor| {
+            let bytes = read(
+                &self.files,
+                &blob_name(&manifest.digest),
+                self.manifest_limit,
+            )?;
+            let media_type = manifest.media_type.as_ref().map(|kind| kind.as_str());
+            Ok(bytes.map(|bytes| Manifest::pulled(&bytes, media_type)))
+        };
+        let Some(root) = parsed(&image.root)? else {
+            return Ok(Vec::new());
+        };
+        let mut configs: Vec<Digest> = Vec::new();
+        configs.extend(root.config().map(|config| config.digest.clone()));
+        let children = root.references.iter();
+        for child in children.filter(|child| child.role == Role::Manifest) {
+            let child = parsed(child)?;
+            let config = child.as_ref().and_then(Manifest::config);
+            configs.extend(config.map(|config| config.digest.clone()));
+        }
+        Ok(configs)
+    }
+
     fn open_blob(&self, digest: &Digest) -> Result<Box<dyn Read + Send + '_>, Error> {
         let name = blob_name(digest);
         match self.files.open(&name)? {

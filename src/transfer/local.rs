@@ -29,6 +29,12 @@ impl Local {
 }
 
 impl Destination for Local {
+    fn identity(&self, name: &RepositoryName) -> String {
+        // One that means nothing here is refused when it is put.
+        self.canonical(name)
+            .map_or_else(|_| name.to_string(), |canonical| canonical.to_string())
+    }
+
     fn has_blob(&self, name: &RepositoryName, blob: &Descriptor) -> Result<bool, Error> {
         self.seeding
             .has_content(blob)

@@ -142,6 +142,11 @@ pub trait Destination: Send + Sync {
         scratch::unnamed(&temporary())
     }
 
+    /// What tells an image's name there from others: one text for all spellings of one name, of which docker.io's have many.
+    fn identity(&self, name: &RepositoryName) -> String {
+        seed::docker_hub(name).to_owned()
+    }
+
     /// Takes a manifest by its digest; all that it names has been put.
     fn put_manifest(
         &self,

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::Deserialize;
 
-use crate::types::{Digest, digest::shown};
+use crate::types::{Digest, digest::shown, manifest::Object};
 
 /// An operating system and a processor, as image indexes name them.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -32,11 +32,17 @@ impl Platform {
         }
     }
 
+    /// BuildKit says of its attestations that they are for `unknown`.
+    fn is_known(&self) -> bool {
+        self.os != "unknown"
+    }
+
     /// Whether a child for `offered` is what somebody means who asks for this one.
     pub fn matches(&self, offered: &Self) -> bool {
-        // All arm64 is v8, and few say so.
+        // All arm64 is v8, and few say so; of arm v7 is what is meant.
         let variant = |platform: &Self| match (&*platform.architecture, &platform.variant) {
             ("arm64", None) => Some("v8".to_owned()),
+            ("arm", None) => Some("v7".to_owned()),
             (_, variant) => variant.clone(),
         };
         self.os == offered.os
@@ -89,6 +95,27 @@ impl fmt::Display for Platform {
     }
 }
 
+/// What an image's config says it is for. What is no image's config, such as a chart's, says nothing.
+pub(super) fn of_config(config: &[u8]) -> Option<Platform> {
+    #[derive(Deserialize)]
+    struct Config {
+        os: Option<serde_json::Value>,
+        architecture: Option<serde_json::Value>,
+        variant: Option<serde_json::Value>,
+    }
+    let Object(config): Object<Config> = serde_json::from_slice(config).ok()?;
+    let text = |value: Option<serde_json::Value>| {
+        let text = value?.as_str()?.to_owned();
+        (!text.is_empty()).then_some(text)
+    };
+    let platform = Platform {
+        os: text(config.os)?,
+        architecture: text(config.architecture)?,
+        variant: text(config.variant),
+    };
+    Some(platform).filter(Platform::is_known)
+}
+
 /// What an index says about a child beside its descriptor.
 #[derive(Debug)]
 pub(super) struct Child {
@@ -124,10 +151,11 @@ pub(super) fn children(index: &[u8]) -> Vec<Child> {
             .and_then(|digest| digest.parse().ok());
         let platform: Option<Platform> = entry
             .platform
-            .and_then(|platform| serde_json::from_value(platform).ok());
+            .and_then(|platform| serde_json::from_value(platform).ok())
+            .map(|Object(platform)| platform);
         Some(Child {
             digest: entry.digest.parse().ok()?,
-            platform: platform.filter(|platform| platform.os != "unknown"),
+            platform: platform.filter(Platform::is_known),
             about,
         })
     };
@@ -173,6 +201,8 @@ mod tests {
             ("linux/arm64/v8", "linux/arm64", true),
             ("linux/arm", "linux/arm/v6", true),
             ("linux/arm/v7", "linux/arm/v6", false),
+            ("linux/arm/v7", "linux/arm", true),
+            ("linux/arm/v6", "linux/arm", false),
         ] {
             let (one, other): (Platform, Platform) =
                 (asked.parse().unwrap(), offered.parse().unwrap());

@@ -1,16 +1,16 @@
 //! Seeding: each source is opened as an origin, its images get their names, and the walk carries them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     io,
     sync::{Mutex, PoisonError},
 };
 
 use super::{
-    Choice, Destination, Error, Image, ImageName, Observer, Origin, Pace, Seed, SeedName, Selector,
-    Source, Walk, Wanted,
-    docker::DockerArchive,
+    Choice, Copied, Destination, Error, Image, ImageName, Observer, Origin, Pace, Seed, SeedName,
+    Selector, Source, Walk, Wanted,
+    docker::{self, DockerArchive},
     files::Files,
     input::Spooled,
     layout::{INDEX_FILE, Layout, VERSION_FILE},
@@ -110,17 +110,17 @@ impl Seeder<'_> {
         // An index has an entry for each name of an image.
         let mut distinct: Vec<&Image> = Vec::new();
         let mut own: Vec<(Vec<ImageName>, &Digest)> = Vec::new();
+        let mut at: HashMap<&Digest, usize> = HashMap::new();
         for image in images {
             let digest = &image.root.digest;
-            match own.iter_mut().find(|(_, known)| *known == digest) {
-                Some((names, _)) => names.push(image.name.clone()),
-                None => {
-                    distinct.push(image);
-                    own.push((vec![image.name.clone()], digest));
-                }
-            }
+            let nth = *at.entry(digest).or_insert_with(|| {
+                distinct.push(image);
+                own.push((Vec::new(), digest));
+                own.len() - 1
+            });
+            own[nth].0.push(image.name.clone());
         }
-        let names = names(seed, layout.files().stem(), &own);
+        let names = self.names(seed, layout.files().stem(), &own);
         let names = names.map_err(|why| layout.files().wrong(INDEX_FILE, why))?;
         let walk = self.walk(layout);
         for (image, names) in distinct.into_iter().zip(&names) {
@@ -149,7 +149,7 @@ impl Seeder<'_> {
         let wrong = |why: String| archive.files().wrong("", why);
         let mut chosen: Vec<(usize, Vec<ImageName>)> = Vec::new();
         for (nth, listed) in archive.listed().iter().enumerate() {
-            let names = meant(only, nth, &listed.names);
+            let names = meant(only, Some(nth), &listed.names);
             if !names.is_empty() && seed.means(listed.platform.as_ref()) {
                 chosen.push((nth, names));
             }
@@ -163,7 +163,8 @@ impl Seeder<'_> {
             .iter()
             .map(|(nth, names)| (names.clone(), &listed[*nth].id))
             .collect();
-        let names = names(seed, archive.files().stem(), &own).map_err(wrong)?;
+        let names = self.names(seed, archive.files().stem(), &own);
+        let names = names.map_err(wrong)?;
         let walk = self.walk(&archive);
         for ((nth, _), names) in chosen.iter().zip(&names) {
             let Some(first) = names.first() else {
@@ -192,17 +193,13 @@ impl Seeder<'_> {
         only: Option<&Selector>,
         done: Done<'_>,
     ) -> Result<(), Error> {
-        let mut distinct: Vec<Digest> = Vec::new();
         let mut chosen = Vec::new();
         let all = layout.images()?;
-        for image in &all {
-            let nth = distinct
-                .iter()
-                .position(|known| *known == image.root.digest);
-            let nth = nth.unwrap_or_else(|| {
-                distinct.push(image.root.digest.clone());
-                distinct.len() - 1
-            });
+        let numbers = match only {
+            Some(Selector::Index(_)) => numbers(layout, &all)?,
+            None | Some(Selector::Name(_)) => vec![None; all.len()],
+        };
+        for (image, nth) in all.iter().zip(numbers) {
             if !meant(only, nth, std::slice::from_ref(&image.name)).is_empty() {
                 chosen.push(image.clone());
             }
@@ -233,7 +230,7 @@ impl Seeder<'_> {
         let walk = self.walk(&*origin);
         for image in origin.images()? {
             let own = [(vec![image.name.clone()], &image.root.digest)];
-            let names = names(seed, None, &own).map_err(|why| Error::Origin {
+            let names = self.names(seed, None, &own).map_err(|why| Error::Origin {
                 place: format!("docker://{wanted}"),
                 why,
             })?;
@@ -243,6 +240,75 @@ impl Seeder<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What each image is to be called. `own` are the names that the source gives it, at least one that may be empty, and
+    /// what tells it from the others; `stem` stands in for a repository that neither gives.
+    fn names<T: PartialEq>(
+        &self,
+        seed: &Seed,
+        stem: Option<String>,
+        own: &[(Vec<ImageName>, T)],
+    ) -> Result<Vec<Vec<Name>>, String> {
+        let given = seed.name.as_ref();
+        let mut tags: Vec<Tag> = given
+            .and_then(|name| name.tag.clone())
+            .into_iter()
+            .collect();
+        tags.extend(seed.tags.iter().cloned());
+        if !tags.is_empty() && own.len() > 1 {
+            return Err(format!(
+                "it names {} images, and one name can't be given to all: choose one of them, by its tag or its name",
+                own.len()
+            ));
+        }
+        let mut all: Vec<Vec<Name>> = Vec::new();
+        // By what the destination makes of a name: whose it is, and how that one spells it.
+        let mut taken: HashMap<(String, Tag), (usize, RepositoryName)> = HashMap::new();
+        for (nth, (names, this)) in own.iter().enumerate() {
+            let mut chosen: Vec<Name> = Vec::new();
+            let mut at: HashMap<RepositoryName, usize> = HashMap::new();
+            let mut known: HashSet<(usize, Tag)> = HashSet::new();
+            for name in names {
+                let repository = match (given, &name.repository) {
+                    (Some(given), _) => given.repository.clone(),
+                    (None, Some(repository)) => repository.clone(),
+                    (None, None) => of_stem(stem.as_deref())?,
+                };
+                let tags = match tags.is_empty() {
+                    false => tags.clone(),
+                    true => vec![name.tag.clone().map_or_else(latest, Ok)?],
+                };
+                let place = *at.entry(repository.clone()).or_insert_with(|| {
+                    chosen.push(Name {
+                        repository: repository.clone(),
+                        tags: Vec::new(),
+                    });
+                    chosen.len() - 1
+                });
+                for tag in tags {
+                    if !known.insert((place, tag.clone())) {
+                        continue;
+                    }
+                    let meant = (self.destination.identity(&repository), tag.clone());
+                    let (other, spelled) = taken
+                        .entry(meant)
+                        .or_insert_with(|| (nth, repository.clone()));
+                    if own[*other].1 != *this {
+                        let also = match *spelled == repository {
+                            true => String::new(),
+                            false => format!(", which {spelled}:{tag} means as well"),
+                        };
+                        return Err(format!(
+                            "two of its images would be called {repository}:{tag}{also}: choose one of them, by its tag or its name"
+                        ));
+                    }
+                    chosen[place].tags.push(tag);
+                }
+            }
+            all.push(chosen);
+        }
+        Ok(all)
     }
 
     fn walk<'b>(&'b self, origin: &'b dyn Origin) -> Walk<'b> {
@@ -265,11 +331,13 @@ fn carry(
     done: Done<'_>,
 ) -> Result<(), Error> {
     for name in names {
-        let copied = walk.copy(image, choice, &name.repository, &name.tags)?;
-        sent = (sent.0 + copied.blobs, sent.1 + copied.bytes);
-        for tag in &name.tags {
+        let mut first = true;
+        let mut visible = |tag: &Tag, copied: &Copied| {
             // What was sent is told of once.
-            let (blobs, bytes) = std::mem::take(&mut sent);
+            let (mut blobs, mut bytes) = std::mem::take(&mut sent);
+            if std::mem::take(&mut first) {
+                (blobs, bytes) = (blobs + copied.blobs, bytes + copied.bytes);
+            }
             done(SeededImage {
                 name: name.repository.clone(),
                 tag: tag.clone(),
@@ -277,16 +345,17 @@ fn carry(
                 blobs,
                 bytes,
             });
-        }
+        };
+        walk.copy_telling(image, choice, &name.repository, &name.tags, &mut visible)?;
     }
     Ok(())
 }
 
 /// Which of an image's names are asked for; none if the image is not.
-fn meant(only: Option<&Selector>, nth: usize, names: &[ImageName]) -> Vec<ImageName> {
+fn meant(only: Option<&Selector>, nth: Option<usize>, names: &[ImageName]) -> Vec<ImageName> {
     match only {
         None => names.to_vec(),
-        Some(Selector::Index(index)) if *index == nth => names.to_vec(),
+        Some(Selector::Index(index)) if Some(*index) == nth => names.to_vec(),
         Some(Selector::Index(_)) => Vec::new(),
         Some(Selector::Name(wanted)) => {
             let same = |name: &&ImageName| {
@@ -299,12 +368,54 @@ fn meant(only: Option<&Selector>, nth: usize, names: &[ImageName]) -> Vec<ImageN
     }
 }
 
+/// Which of the entries of `manifest.json` each image is; without that file they are counted as the index names them.
+fn numbers(layout: &Layout<Tarball>, images: &[Image]) -> Result<Vec<Option<usize>>, Error> {
+    let Some(listed) = docker::numbered(layout.files())? else {
+        let mut counted: HashMap<&Digest, usize> = HashMap::new();
+        let number = |image| {
+            let next = counted.len();
+            Some(*counted.entry(image).or_insert(next))
+        };
+        let digests = images.iter().map(|image| &image.root.digest);
+        return Ok(digests.map(number).collect());
+    };
+    let key = |name: &ImageName| {
+        let repository = plain(name.repository.as_ref()?).to_owned();
+        Some((repository, name.tag.clone()))
+    };
+    let mut by_name = HashMap::new();
+    let mut by_id = HashMap::new();
+    for (nth, entry) in listed.iter().enumerate() {
+        for name in entry.names.iter().filter_map(key) {
+            by_name.entry(name).or_insert(nth);
+        }
+        by_id.entry(entry.id.as_ref()).or_insert(nth);
+    }
+    let number = |image: &Image| {
+        if let Some(nth) = key(&image.name).and_then(|name| by_name.get(&name)) {
+            return Ok(Some(*nth));
+        }
+        let configs = layout.configs(image)?;
+        let mut found = configs.iter().filter_map(|id| by_id.get(&Some(id)));
+        Ok(found.next().copied())
+    };
+    images.iter().map(number).collect()
+}
+
 /// A name without what it may lack: docker and podman write `app`, `docker.io/library/app` and `localhost/app`.
 fn plain(name: &RepositoryName) -> &str {
+    let text = name.as_str();
+    let local = text.strip_prefix("localhost/");
+    local.unwrap_or_else(|| docker_hub(name))
+}
+
+/// A name without what docker.io's may begin with.
+pub(super) fn docker_hub(name: &RepositoryName) -> &str {
     let name = name.as_str();
-    let short = ["docker.io/library/", "docker.io/", "library/", "localhost/"];
-    let rest = short.iter().find_map(|prefix| name.strip_prefix(prefix));
-    rest.unwrap_or(name)
+    let hosts = ["docker.io/", "index.docker.io/"];
+    let rest = hosts.iter().find_map(|host| name.strip_prefix(host));
+    let rest = rest.unwrap_or(name);
+    rest.strip_prefix("library/").unwrap_or(rest)
 }
 
 fn none_meant<'a>(
@@ -342,76 +453,6 @@ fn none_meant<'a>(
 struct Name {
     repository: RepositoryName,
     tags: Vec<Tag>,
-}
-
-/// What each image is to be called. `own` are the names that the source gives it, at least one that may be empty, and what
-/// tells it from the others; `stem` stands in for a repository that neither gives.
-fn names<T: PartialEq>(
-    seed: &Seed,
-    stem: Option<String>,
-    own: &[(Vec<ImageName>, T)],
-) -> Result<Vec<Vec<Name>>, String> {
-    let given = seed.name.as_ref();
-    let mut tags: Vec<Tag> = given
-        .and_then(|name| name.tag.clone())
-        .into_iter()
-        .collect();
-    tags.extend(seed.tags.iter().cloned());
-    if !tags.is_empty() && own.len() > 1 {
-        return Err(format!(
-            "it names {} images, and one name can't be given to all: choose one of them, by its tag or its name",
-            own.len()
-        ));
-    }
-    let mut all: Vec<Vec<Name>> = Vec::new();
-    for (names, _) in own {
-        let mut chosen: Vec<Name> = Vec::new();
-        for name in names {
-            let repository = match (given, &name.repository) {
-                (Some(given), _) => given.repository.clone(),
-                (None, Some(repository)) => repository.clone(),
-                (None, None) => of_stem(stem.as_deref())?,
-            };
-            let tags = match tags.is_empty() {
-                false => tags.clone(),
-                true => vec![name.tag.clone().map_or_else(latest, Ok)?],
-            };
-            match chosen.iter_mut().find(|name| name.repository == repository) {
-                Some(same) => {
-                    for tag in tags {
-                        if !same.tags.contains(&tag) {
-                            same.tags.push(tag);
-                        }
-                    }
-                }
-                None => chosen.push(Name { repository, tags }),
-            }
-        }
-        all.push(chosen);
-    }
-    let flat = |names: &[Name]| {
-        let pairs = names.iter().flat_map(|name| {
-            let tags = name.tags.iter();
-            tags.map(|tag| format!("{}:{tag}", name.repository))
-        });
-        pairs.collect::<Vec<String>>()
-    };
-    let mut seen: HashMap<String, usize> = HashMap::new();
-    for (nth, names) in all.iter().enumerate() {
-        for name in flat(names) {
-            match seen.get(&name) {
-                Some(first) if own[*first].1 != own[nth].1 => {
-                    return Err(format!(
-                        "two of its images would be called {name}: choose one of them, by its tag or its name"
-                    ));
-                }
-                _ => {
-                    seen.insert(name, nth);
-                }
-            }
-        }
-    }
-    Ok(all)
 }
 
 fn of_stem(stem: Option<&str>) -> Result<RepositoryName, String> {

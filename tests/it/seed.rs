@@ -1,5 +1,7 @@
 //! `--seed`: images that are there before the first client.
 
+mod names;
+
 use serde_json::Value;
 
 use crate::support::{

@@ -9,9 +9,10 @@ use crate::{
     transfer::{
         Error, ImageName, Platform,
         files::{Files as _, read, required},
+        platform,
         tarball::Tarball,
     },
-    types::{Algorithm, Digest, MediaType},
+    types::{Algorithm, Digest, MediaType, manifest::Object},
 };
 
 /// An image of the archive.
@@ -53,23 +54,21 @@ struct Entry {
     // Go writes null for none.
     repo_tags: Option<Vec<String>>,
     layers: Option<Vec<String>>,
-    layer_sources: Option<HashMap<String, Foreign>>,
+    layer_sources: Option<HashMap<String, Object<Foreign>>>,
+}
+
+impl Entry {
+    /// Those that are none of ours are left out.
+    fn names(&self) -> Vec<ImageName> {
+        let names = self.repo_tags.iter().flatten();
+        let names = names.map(|name| ImageName::lenient(name));
+        names.filter(|name| *name != ImageName::default()).collect()
+    }
 }
 
 #[derive(Deserialize)]
 struct Config {
-    rootfs: Option<RootFs>,
-    os: Option<Lenient>,
-    architecture: Option<Lenient>,
-    variant: Option<Lenient>,
-}
-
-/// A text, or what is none.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Lenient {
-    Text(String),
-    Other(serde::de::IgnoredAny),
+    rootfs: Option<Object<RootFs>>,
 }
 
 #[derive(Deserialize)]
@@ -79,7 +78,7 @@ struct RootFs {
 
 /// All images of the archive.
 pub(super) fn images(files: &Tarball) -> Result<Vec<Listed>, Error> {
-    let Some(listing) = read(files, LISTING, LISTING_LIMIT)? else {
+    let Some(entries) = entries(files)? else {
         let why = match files.open("repositories")? {
             Some(_) => {
                 "it was saved by a docker before 1.10: load it into a newer one and save it there"
@@ -90,18 +89,6 @@ pub(super) fn images(files: &Tarball) -> Result<Vec<Listed>, Error> {
         };
         return Err(files.wrong("", format!("it has no {LISTING}: {why}")));
     };
-    let entries: Vec<Entry> = serde_json::from_slice(&listing)
-        .map_err(|error| files.wrong(LISTING, format!("it can't be read: {error}")))?;
-    if entries.is_empty() {
-        return Err(files.wrong(LISTING, "it names no image at all"));
-    }
-    if entries.len() > MOST_IMAGES {
-        let why = format!(
-            "it names {} images, and {MOST_IMAGES} are read at most",
-            entries.len()
-        );
-        return Err(files.wrong(LISTING, why));
-    }
     let mut configs = Configs::default();
     let mut images = Vec::with_capacity(entries.len());
     let mut layers = 0;
@@ -115,6 +102,48 @@ pub(super) fn images(files: &Tarball) -> Result<Vec<Listed>, Error> {
         images.push(image);
     }
     Ok(images)
+}
+
+/// What the archive says of its images before any of them is looked at; `None` if it does not.
+fn entries(files: &Tarball) -> Result<Option<Vec<Entry>>, Error> {
+    let Some(listing) = read(files, LISTING, LISTING_LIMIT)? else {
+        return Ok(None);
+    };
+    let entries: Vec<Object<Entry>> = serde_json::from_slice(&listing)
+        .map_err(|error| files.wrong(LISTING, format!("it can't be read: {error}")))?;
+    let entries: Vec<Entry> = entries.into_iter().map(|Object(entry)| entry).collect();
+    if entries.is_empty() {
+        return Err(files.wrong(LISTING, "it names no image at all"));
+    }
+    let tags = entries.iter().flat_map(|entry| &entry.repo_tags);
+    let names: usize = tags.map(Vec::len).sum();
+    for (count, what, most) in [
+        (entries.len(), "images", MOST_IMAGES),
+        (names, "tags", MOST_NAMES),
+    ] {
+        if count > most {
+            let why = format!("it names {count} {what}, and {most} are read at most");
+            return Err(files.wrong(LISTING, why));
+        }
+    }
+    Ok(Some(entries))
+}
+
+/// An image as `manifest.json` tells it from the others.
+pub(in crate::transfer) struct Numbered {
+    pub(in crate::transfer) names: Vec<ImageName>,
+    /// Its config's digest, where that is named by it.
+    pub(in crate::transfer) id: Option<Digest>,
+}
+
+/// The images in the order of `manifest.json`; `None` if there is none.
+pub(in crate::transfer) fn numbered(files: &Tarball) -> Result<Option<Vec<Numbered>>, Error> {
+    let of = |entry: Entry| Numbered {
+        names: entry.names(),
+        id: hex_in(&entry.config).and_then(|hex| format!("sha256:{hex}").parse().ok()),
+    };
+    let entries = entries(files)?;
+    Ok(entries.map(|entries| entries.into_iter().map(of).collect()))
 }
 
 /// Those that were read, by where they are: many images may have one.
@@ -146,24 +175,15 @@ impl Configs {
                 "with it the configs have more than {most} MiB"
             )));
         }
-        let config: Config = serde_json::from_slice(&bytes)
+        let Object(config): Object<Config> = serde_json::from_slice(&bytes)
             .map_err(|error| wrong(format!("it can't be read: {error}")))?;
-        let text = |value: Option<Lenient>| match value {
-            Some(Lenient::Text(text)) => Some(text),
-            Some(Lenient::Other(_)) | None => None,
-        };
-        let platform = text(config.os).zip(text(config.architecture));
-        let variant = text(config.variant);
-        let diff_ids = config.rootfs.and_then(|rootfs| rootfs.diff_ids);
+        let diff_ids = config.rootfs.and_then(|Object(rootfs)| rootfs.diff_ids);
+        let platform = platform::of_config(&bytes);
         let held = Rc::new(Held {
             id: Digest::of(Algorithm::Sha256, &bytes),
             bytes: bytes.into(),
             diff_ids: diff_ids.unwrap_or_default(),
-            platform: platform.map(|(os, architecture)| Platform {
-                os,
-                architecture,
-                variant,
-            }),
+            platform,
         });
         if let Some(place) = place {
             self.read.insert(place, Rc::clone(&held));
@@ -183,6 +203,10 @@ fn image(files: &Tarball, entry: Entry, configs: &mut Configs) -> Result<Listed,
             "its bytes have the digest {id}, and its name says otherwise"
         )));
     }
+    let mut names = entry.names();
+    if names.is_empty() {
+        names.push(ImageName::default());
+    }
     let layers = entry.layers.unwrap_or_default();
     if layers.len() != config.diff_ids.len() {
         return Err(wrong(format!(
@@ -194,6 +218,7 @@ fn image(files: &Tarball, entry: Entry, configs: &mut Configs) -> Result<Listed,
     let mut sources = entry.layer_sources.unwrap_or_default();
     let layer = |(entry, diff_id): (String, &Digest)| {
         let source = sources.remove(&diff_id.to_string());
+        let source = source.map(|Object(source)| source);
         let is_foreign = |source: &Foreign| {
             let media_type = MediaType::parse(&source.media_type);
             media_type.is_some_and(|kind| !kind.is_distributable()) && !source.urls.is_empty()
@@ -204,17 +229,6 @@ fn image(files: &Tarball, entry: Entry, configs: &mut Configs) -> Result<Listed,
             diff_id: diff_id.clone(),
         }
     };
-    let mut names: Vec<ImageName> = entry
-        .repo_tags
-        .iter()
-        .flatten()
-        .map(|name| ImageName::lenient(name))
-        .collect();
-    // Those that are none of ours are no loss where another is.
-    names.retain(|name| *name != ImageName::default());
-    if names.is_empty() {
-        names.push(ImageName::default());
-    }
     Ok(Listed {
         names,
         id: config.id.clone(),
@@ -242,6 +256,7 @@ const LISTING: &str = "manifest.json";
 const LISTING_LIMIT: usize = 8 << 20;
 /// Far more than anybody saves at once, and little to hold.
 const MOST_IMAGES: usize = 1000;
+const MOST_NAMES: usize = 10_000;
 const MOST_LAYERS: usize = 100_000;
 /// Of all configs together, in bytes.
 const MOST_CONFIGS: usize = 64 << 20;

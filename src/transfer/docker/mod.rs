@@ -32,7 +32,7 @@ use super::{
 };
 use crate::types::{Algorithm, Descriptor, Digest, MediaType, Role};
 
-pub(super) use listing::Listed;
+pub(super) use listing::{Listed, numbered};
 
 /// A docker archive. Everything in it is untrusted: each layer is held against the config that names it.
 pub(super) struct DockerArchive<'a> {
