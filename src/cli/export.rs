@@ -6,10 +6,10 @@ use anyhow::{Context as _, ensure};
 use clap::Args;
 use serde::Serialize;
 
-use super::{interrupt, progress::Progress, reach, serve};
+use super::{interrupt, progress::Progress, reach, which::Which};
 use crate::{
     app,
-    config::{Config, Flags, Key, Sources},
+    config::{Config, Key},
     transfer::{
         Cancel, Choice, Destination, DockerWriter, LayoutWriter, Names, Origin, Pace, Platform,
         Remote, Target, Walk, Wanted,
@@ -32,8 +32,8 @@ pub(super) struct Arguments {
     #[arg(long)]
     json: bool,
 
-    /// Registry to export from{n}[default: the standin that runs on --data, else --data itself]
-    #[arg(long, value_name = "URL", help_heading = "From a registry", conflicts_with_all = ["data", "state"])]
+    /// Registry to export from{n}[default: the standin that runs, else --data]
+    #[arg(long, value_name = "URL", help_heading = "From a registry", conflicts_with_all = ["data", "state", "ready_file"])]
     from: Option<UpstreamUrl>,
     /// Certificate authority to trust, PEM
     #[arg(
@@ -43,22 +43,15 @@ pub(super) struct Arguments {
         requires = "from"
     )]
     ca: Option<PathBuf>,
-    /// Log in with this{n}[default: what docker login and podman login keep]
-    #[arg(
-        long,
-        value_name = "NAME:PASSWORD",
-        help_heading = "From a registry",
-        requires = "from"
-    )]
+    /// Log in with this, also at the standin that runs{n}[default: what docker login and podman login keep]
+    #[arg(long, value_name = "NAME:PASSWORD", help_heading = "From a registry")]
     user: Option<String>,
 
-    #[command(flatten)]
-    directories: serve::Directories,
     /// Ask no registry for what is not in --data
     #[arg(long, help_heading = "Storage")]
     offline: bool,
     #[command(flatten)]
-    file: serve::File,
+    which: Which,
 }
 
 /// An image that is there now.
@@ -137,11 +130,16 @@ impl Arguments {
             let remote = reach::remote(url, self.ca.as_deref(), self.user.as_deref())?;
             return Ok(From::Remote(remote));
         }
-        let flags = self.directories.add_to(Flags::new(self.file.config));
-        let flags = flags.with(Key::Offline, self.offline.then(|| "true".to_owned()));
-        let sources = Sources::read(flags, std::env::vars_os().collect())?;
-        match reach::running(&sources)? {
-            Some(remote) => Ok(From::Remote(remote)),
+        let offline = self.offline.then(|| "true".to_owned());
+        let found = self
+            .which
+            .running(|flags| flags.with(Key::Offline, offline));
+        let (instance, sources) = found?;
+        match instance {
+            Some(instance) => {
+                let remote = reach::running(instance, self.user.as_deref())?;
+                Ok(From::Remote(remote))
+            }
             None => Ok(From::Data(Box::new(Config::from_sources(&sources)?))),
         }
     }
@@ -260,8 +258,8 @@ fn carry(
 }
 
 const AFTER_HELP: &str = "\
-Images come from the standin that runs on --data, with what it would pull itself; if none runs, from \
-that directory. Manifests are written byte for byte, and archives depend on their images alone: the same \
+Images come from the standin that runs, with what it would pull itself: within `standin run` that of the run, else the one of \
+--ready-file or on --data. If none runs, they come from the data directory. Manifests are written byte for byte, and archives depend on their images alone: the same \
 images make the same file. Nothing is there under the destination's name before all of it is.
 
 A layout that is there gets the images added; one that is called the same is replaced. A docker archive \

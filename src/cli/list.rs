@@ -32,7 +32,8 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let flags = self.directories.add_to(Flags::new(self.file.config));
+        let directories = self.directories.or_of_the_named()?;
+        let flags = directories.add_to(Flags::new(self.file.config));
         let sources = Sources::read(flags, std::env::vars_os().collect())?;
         let config = Config::from_sources(&sources)?;
         let patterns = patterns(&self.patterns, &config)?;

@@ -59,6 +59,7 @@ impl Arguments {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let flags = self
             .directories
+            .or_of_the_named()?
             .add_to(Flags::new(self.file.config))
             .with(Key::CacheMaxSize, self.cache_max_size);
         let sources = Sources::read(flags, std::env::vars_os().collect())?;

@@ -5,8 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use crate::{
-    config::{Directories, Sources},
-    job::{Instance, READY_FILE},
+    job::Instance,
     transfer::{Access, Remote},
     types::UpstreamUrl,
     upstream::{Login, Trust},
@@ -36,22 +35,16 @@ pub(super) fn remote(
     Ok(Remote::new(url, access)?)
 }
 
-/// The standin that works on the data directory now, if one does.
-pub(super) fn running(sources: &Sources) -> anyhow::Result<Option<Remote>> {
-    let Directories { data, state } = Directories::from_sources(sources)?;
-    let Some(instance) = Instance::read(&state.join(READY_FILE))? else {
-        return Ok(None);
-    };
-    if instance.data != data || instance.process()?.is_none() {
-        return Ok(None);
-    }
-    let login = instance.user.zip(instance.password);
+/// A standin that runs, logged in at as `user`, NAME:PASSWORD, or else with the credential that it has told.
+pub(super) fn running(instance: Instance, user: Option<&str>) -> anyhow::Result<Remote> {
+    let told = instance.user.zip(instance.password);
+    let told = told.map(|(user, password)| Login::Password { user, password });
     let access = Access {
-        login: login.map(|(user, password)| Login::Password { user, password }),
+        login: user.map(login).transpose()?.or(told),
         ..Access::default()
     };
     let url: UpstreamUrl = instance.http.parse()?;
-    Ok(Some(Remote::new(&url, access)?))
+    Ok(Remote::new(&url, access)?)
 }
 
 fn login(text: &str) -> anyhow::Result<Login> {

@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::{interrupt, progress::Progress, reach, serve};
+use super::{interrupt, progress::Progress, reach, which::Which};
 use crate::{
     app,
     config::{Config, Flags, Key, Sources},
@@ -33,8 +33,8 @@ pub(super) struct Arguments {
     #[arg(long)]
     json: bool,
 
-    /// Registry to put them into{n}[default: the standin that runs on --data, else --data itself]
-    #[arg(long, value_name = "URL", help_heading = "To a registry", conflicts_with_all = ["data", "state"])]
+    /// Registry to put them into{n}[default: the standin that runs, else --data]
+    #[arg(long, value_name = "URL", help_heading = "To a registry", conflicts_with_all = ["data", "state", "ready_file"])]
     to: Option<UpstreamUrl>,
     /// Certificate authority to trust, PEM
     #[arg(
@@ -44,19 +44,12 @@ pub(super) struct Arguments {
         requires = "to"
     )]
     ca: Option<PathBuf>,
-    /// Log in with this{n}[default: what docker login and podman login keep]
-    #[arg(
-        long,
-        value_name = "NAME:PASSWORD",
-        help_heading = "To a registry",
-        requires = "to"
-    )]
+    /// Log in with this, also at the standin that runs{n}[default: what docker login and podman login keep]
+    #[arg(long, value_name = "NAME:PASSWORD", help_heading = "To a registry")]
     user: Option<String>,
 
     #[command(flatten)]
-    directories: serve::Directories,
-    #[command(flatten)]
-    file: serve::File,
+    which: Which,
 }
 
 /// An image that can be pulled now.
@@ -71,11 +64,24 @@ struct Seeded {
 
 impl Arguments {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let flags = self.directories.add_to(Flags::new(self.file.config));
-        let sources = Sources::read(
-            flags.with(Key::Seed, self.sources),
-            std::env::vars_os().collect(),
-        )?;
+        let seeds = |flags: Flags| flags.with(Key::Seed, self.sources);
+        let (remote, sources) = match &self.to {
+            Some(url) => {
+                let flags = seeds(self.which.flags());
+                let sources = Sources::read(flags, std::env::vars_os().collect())?;
+                let remote = reach::remote(url, self.ca.as_deref(), self.user.as_deref())?;
+                (Some(remote), sources)
+            }
+            None => {
+                let (instance, sources) = self.which.running(seeds)?;
+                if let Some(instance) = &instance {
+                    log::info!("images go to the standin at {}", instance.http);
+                }
+                let user = self.user.as_deref();
+                let running = instance.map(|instance| reach::running(instance, user));
+                (running.transpose()?, sources)
+            }
+        };
         let mut config = Config::from_sources(&sources)?;
         for seed in &mut config.seeds {
             // What a list says of an image is meant for it.
@@ -84,14 +90,6 @@ impl Arguments {
             }
             seed.layers = seed.layers.or(self.layers);
         }
-        let remote = match &self.to {
-            Some(url) => Some(reach::remote(
-                url,
-                self.ca.as_deref(),
-                self.user.as_deref(),
-            )?),
-            None => reach::running(&sources)?,
-        };
         let cancel = Cancel::default();
         interrupt::cancels(&cancel)?;
         let pace = |manifest_limit| {
@@ -114,6 +112,7 @@ impl Arguments {
                 put(&seeder, &config.seeds, &progress, self.json)
             }
             None => {
+                log::info!("images go into {}: no standin runs", config.data.display());
                 let assembly = app::offline(&config)?;
                 let registry = &assembly.registry;
                 let runtime = assembly.runtime.handle();
@@ -173,7 +172,8 @@ Sources:
   FILE.yaml                         a list of sources, with name, tags, platforms, layers
 A FILE may be -, standard input, and may be compressed by gzip or zstd.
 
-Images go to the standin that runs on --data; if none runs, into that directory, for the next one to serve. \
+Images go to the standin that runs: within `standin run` that of the run, else the one of --ready-file or on --data. If none \
+runs, they go into the data directory, for the next one to serve. Which it is, is told on standard error. \
 What is there already is not sent again, and an image can be pulled once all of it is there. Each is told of \
 then, with its digest.
 

@@ -1,5 +1,7 @@
 //! `standin serve`: its flags, handed to `config`, and what comes of them to `app`.
 
+use std::path::Path;
+
 use anyhow::Context as _;
 use clap::Args;
 
@@ -388,6 +390,16 @@ impl Directories {
     /// Whether neither was typed.
     pub(super) fn are_default(&self) -> bool {
         self.data.is_none() && self.state.is_none()
+    }
+
+    /// The content is there.
+    pub(super) fn at(self, data: &Path) -> anyhow::Result<Self> {
+        let text = data.to_str();
+        let text = text.with_context(|| format!("{} is not UTF-8", data.display()))?;
+        Ok(Self {
+            data: Some(text.to_owned()),
+            ..self
+        })
     }
 
     pub(super) fn add_to(self, flags: Flags) -> Flags {

@@ -47,6 +47,7 @@ impl Arguments {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let flags = self
             .directories
+            .or_of_the_named()?
             .add_to(Flags::new(self.file.config))
             .with(Key::AllowSparse, self.allow_sparse);
         let sources = Sources::read(flags, std::env::vars_os().collect())?;

@@ -160,13 +160,13 @@ impl Remote {
             &self.0.host,
             &name,
             reference,
-            Effort::from(Patience::Full),
+            Effort::from(Patience::Full).explained(),
         );
         let what = format_args!("manifest {reference}");
         match self.0.runtime.block_on(asking) {
             Ok(Some(fetched)) => Ok(fetched),
             Ok(None) => Err(self.unread(&name, &what, "there is none there")),
-            Err(error) => Err(self.unread(&name, &what, error.cause)),
+            Err(error) => Err(self.unread(&name, &what, refused(error.cause))),
         }
     }
 
@@ -311,6 +311,17 @@ impl Destination for Remote {
 
     fn finish(&self) -> Result<(), Error> {
         Ok(())
+    }
+}
+
+/// Registries do not tell strangers what they lack. Credentials are a flag's here.
+fn refused(cause: Cause) -> Cause {
+    match cause {
+        Cause::Unauthorized(status) => Cause::Denied {
+            status,
+            message: Some("it may not exist there".to_owned()),
+        },
+        other => other,
     }
 }
 
@@ -472,7 +483,7 @@ impl Reading<'_> {
             host,
             ..
         } = &*self.remote.0;
-        let effort = Effort::from(Patience::Full);
+        let effort = Effort::from(Patience::Full).explained();
         let asking = upstreams.get_blob(host, &self.name, &self.digest, self.offset, effort);
         match runtime.block_on(asking) {
             Ok(Some(body)) => {

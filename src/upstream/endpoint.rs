@@ -2,6 +2,7 @@
 //! its time is up; which endpoint comes next is not known here.
 
 mod push;
+mod refusal;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use reqwest::{
 };
 use tokio::time::{Instant, sleep, timeout_at};
 
+use self::refusal::refusal;
 use super::{
     Cause, Effort, Options, Pace, Patience,
     answer::{Answer, Content, delay, extent, refuse_foreign},
@@ -428,6 +430,9 @@ impl Endpoint {
         } = reached;
         let status = response.status();
         if !status.is_success() {
+            if elsewhere.is_none() && ask.effort.explained {
+                return Err(refusal(response).await);
+            }
             if status == StatusCode::NOT_FOUND && elsewhere.is_none() {
                 return Ok(None);
             }

@@ -43,13 +43,13 @@ pub enum Cause {
         "it answered {0}: that does not exist there, or wants credentials that may pull it (docker login, or --authfile)"
     )]
     Unauthorized(u16),
-    /// It does not take what is pushed; after all that could be done about it.
-    #[error("it answered {status}{}: pushing there wants credentials that may (docker login, or --user)", said(.message))]
+    /// It does not let us, after all that could be done about it, and says why.
+    #[error("it answered {status}{}: that wants credentials that may (--user NAME:PASSWORD, or docker login)", said(.message))]
     Denied {
         status: u16,
         message: Option<String>,
     },
-    /// It says why it does not take what is pushed.
+    /// It says why it does not do what was asked.
     #[error("it answered {status}{}", said(.message))]
     Refused {
         status: u16,

@@ -85,6 +85,17 @@ pub enum Patience {
 pub struct Effort {
     patience: Patience,
     until: Instant,
+    explained: bool,
+}
+
+impl Effort {
+    /// What the registry does not give is an error in its own words, also what does not exist there.
+    pub fn explained(self) -> Self {
+        Self {
+            explained: true,
+            ..self
+        }
+    }
 }
 
 impl From<Patience> for Effort {
@@ -93,6 +104,7 @@ impl From<Patience> for Effort {
         Self {
             patience,
             until: Instant::now() + HEADER_BUDGET,
+            explained: false,
         }
     }
 }

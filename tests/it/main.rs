@@ -21,6 +21,7 @@ mod push;
 mod push_manifests;
 mod push_parameters;
 mod ranges;
+mod reach;
 mod referrers;
 
 // Who may do what.

@@ -12,17 +12,18 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use reqwest::{
     Body, Method, Response, StatusCode, Url,
-    header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER},
+    header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION},
 };
-use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    super::{Cause, Pace, answer::delay, content_digest, guard, text},
-    CHALLENGES, Endpoint, Failure, REDIRECTS, rewritten,
+    super::{Cause, Pace, content_digest, guard, text},
+    CHALLENGES, Endpoint, Failure, REDIRECTS,
+    refusal::refusal,
+    rewritten,
 };
 use crate::{
-    types::{Digest, Reference, RepositoryName, Zone, digest::shown},
+    types::{Digest, Reference, RepositoryName, Zone},
     upstream::{
         auth::{Access, Scope},
         push::Pieces,
@@ -508,63 +509,7 @@ fn takes_chunks_only(cause: &Cause) -> bool {
     )
 }
 
-/// Why a registry does not take what was sent, in its own words.
-async fn refusal(mut response: Response) -> Failure {
-    #[derive(Deserialize)]
-    struct Answer {
-        errors: Vec<Told>,
-    }
-    #[derive(Deserialize)]
-    struct Told {
-        #[serde(default)]
-        code: String,
-        #[serde(default)]
-        message: String,
-    }
-    let status = response.status();
-    let retry_after = text(response.headers(), RETRY_AFTER);
-    let after = retry_after.as_deref().and_then(delay);
-    let mut body = Vec::new();
-    while let Ok(Ok(Some(piece))) = timeout(ANSWERING, response.chunk()).await
-        && body.len() < MESSAGE_LIMIT
-    {
-        body.extend_from_slice(&piece);
-    }
-    let answer: Option<Answer> = serde_json::from_slice(&body).ok();
-    let told = answer.and_then(|answer| answer.errors.into_iter().next());
-    let message = told.map(|Told { code, message }| {
-        let text = match (code.is_empty(), message.is_empty()) {
-            (false, false) => format!("{code}: {message}"),
-            _ => code + &message,
-        };
-        // Whoever reads it has a terminal, which obeys.
-        shown(&text).trim_matches('"').to_owned()
-    });
-    let status_code = status.as_u16();
-    let cause = match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Cause::Denied {
-            status: status_code,
-            message,
-        },
-        StatusCode::TOO_MANY_REQUESTS => Cause::RateLimited { retry_after },
-        _ => Cause::Refused {
-            status: status_code,
-            message,
-        },
-    };
-    Failure {
-        after,
-        ..Failure::from(cause)
-    }
-}
-
 const OCTETS: &str = "application/octet-stream";
 
 /// A registry that has a blob whole may take so long to verify it and put it in its place: some copy gigabytes.
 const VERIFYING: Duration = Duration::from_secs(300);
-
-/// How long a refusal may take to say why.
-const ANSWERING: Duration = Duration::from_secs(5);
-
-/// Bytes of a refusal that are read.
-const MESSAGE_LIMIT: usize = 64 << 10;

@@ -82,7 +82,7 @@ async fn a_blob_is_pushed_or_the_cause_is_told() {
         (
             "no rights",
             vec![refused("403", "DENIED")],
-            "pushing there wants credentials that may (docker login, or --user)",
+            "that wants credentials that may (--user NAME:PASSWORD, or docker login)",
             1,
         ),
         (
