@@ -5,7 +5,7 @@ use std::{
     env,
     fs::{self, DirBuilder, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -83,8 +83,7 @@ impl Claims {
             DirBuilder::new().mode(self.mode).create(path)?;
             // Somebody may have taken it for a dead one's before it was locked.
             match Claim::of(path) {
-                Ok(claim) if path.exists() => return Ok(claim),
-                Ok(_) => {}
+                Ok(claim) => return Ok(claim),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
                     let _ = fs::remove_dir(path);
@@ -107,10 +106,7 @@ impl Claims {
         };
         let dead = |path: &PathBuf| {
             let lock = opened(path);
-            lock.is_ok_and(|lock| {
-                flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
-                    && fs::remove_dir_all(path).is_ok()
-            })
+            lock.is_ok_and(|lock| remove_dead(&lock, path))
         };
         let entries = entries.flatten().filter(|entry| {
             self.include(&entry.file_name().to_string_lossy())
@@ -122,11 +118,32 @@ impl Claims {
 
 impl Claim {
     /// Holds a directory that is there, as whoever made it does.
+    ///
+    /// # Errors
+    /// Of kind `NotFound` also if it was removed, or replaced, while its lock was waited for.
     pub fn of(path: &Path) -> io::Result<Self> {
         let lock = opened(path)?;
         flock(&lock, FlockOperation::LockShared)?;
-        Ok(Self { _lock: lock })
+        match is_still(&lock, path) {
+            true => Ok(Self { _lock: lock }),
+            false => Err(io::ErrorKind::NotFound.into()),
+        }
     }
+}
+
+/// Removes the directory that was opened as `lock`, if nobody holds it and nobody has made another of its name.
+fn remove_dead(lock: &File, path: &Path) -> bool {
+    flock(lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+        && is_still(lock, path)
+        && fs::remove_dir_all(path).is_ok()
+}
+
+/// Whether what was opened at `path` is what is there now.
+fn is_still(opened: &File, path: &Path) -> bool {
+    let (Ok(opened), Ok(there)) = (opened.metadata(), fs::symlink_metadata(path)) else {
+        return false;
+    };
+    (opened.dev(), opened.ino()) == (there.dev(), there.ino())
 }
 
 /// A directory, and nothing that was put in its place where everybody may write.
@@ -136,4 +153,30 @@ fn opened(path: &Path) -> io::Result<File> {
         .read(true)
         .custom_flags(flags.bits().cast_signed())
         .open(path)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const CLAIMS: Claims = Claims {
+        prefix: ".claimed-",
+        mode: 0o700,
+    };
+
+    #[test]
+    fn a_lock_on_what_was_replaced_removes_nothing() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = CLAIMS.path(parent.path());
+        drop(CLAIMS.make(&path).unwrap());
+        let before = opened(&path).unwrap();
+        fs::rename(&path, parent.path().join("gone")).unwrap();
+        let claim = CLAIMS.make(&path).unwrap();
+        assert!(!remove_dead(&before, &path) && path.exists());
+        assert!(!is_still(&before, &path));
+        assert_eq!(CLAIMS.sweep(parent.path()), [""; 0].map(PathBuf::from));
+        drop(claim);
+        assert_eq!(CLAIMS.sweep(parent.path()), [path]);
+    }
 }

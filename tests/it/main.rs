@@ -51,6 +51,7 @@ mod configure;
 mod detach;
 mod disk;
 mod export;
+mod export_there;
 mod list;
 mod manual;
 mod metrics;

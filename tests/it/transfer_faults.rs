@@ -141,8 +141,19 @@ fn served_before() -> Place {
 
 /// A command on the directories of `place`, with an upstream that is quay.io.
 fn through(place: &Place, upstream: &FakeUpstream, args: &[&str]) -> tokio::process::Command {
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_standin"));
+    through_env("--default-signal=HUP", place, upstream, args)
+}
+
+/// The same by way of `env`: whoever runs the tests may ignore signals, as `nohup` does, and what is ignored stays so.
+fn through_env(
+    option: &str,
+    place: &Place,
+    upstream: &FakeUpstream,
+    args: &[&str],
+) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new("/usr/bin/env");
     command
+        .args([option, env!("CARGO_BIN_EXE_standin")])
         .args([args[0], "--data", place.builder.data().to_str().unwrap()])
         .args(["--state", place.builder.state().to_str().unwrap()])
         .args(&args[1..])
@@ -155,10 +166,16 @@ fn through(place: &Place, upstream: &FakeUpstream, args: &[&str]) -> tokio::proc
     command
 }
 
+fn kill(signal: &str, child: &tokio::process::Child) {
+    let pid = child.id().unwrap().to_string();
+    let status = Command::new("kill").args([signal, &pid]).status();
+    assert!(status.unwrap().success());
+}
+
 #[tokio::test]
 async fn a_signal_ends_what_waits_for_an_upstream() {
     let image = ImageBuilder::new(1).layer(3 * MIB).layer(1000).build();
-    for signal in ["-TERM", "-INT"] {
+    for signal in ["-TERM", "-INT", "-HUP"] {
         for what in ["seed", "oci:", "oci-archive:", "docker-archive:"] {
             let upstream = FakeUpstream::start().await;
             upstream.add_image("acme/app", "1", &image);
@@ -179,14 +196,7 @@ async fn a_signal_ends_what_waits_for_an_upstream() {
             };
             let child = through(&place, &upstream, args).spawn().unwrap();
             gate.reached().await;
-            let pid = child.id().unwrap().to_string();
-            assert!(
-                Command::new("kill")
-                    .args([signal, &pid])
-                    .status()
-                    .unwrap()
-                    .success()
-            );
+            kill(signal, &child);
             let output = within("the end of it", child.wait_with_output())
                 .await
                 .unwrap();
@@ -201,6 +211,90 @@ async fn a_signal_ends_what_waits_for_an_upstream() {
             assert_eq!(app, None, "{what}: {said}");
             gate.open();
         }
+    }
+}
+
+/// One that has sent the beginning of an image's layer, and holds the rest back.
+async fn half_sent() -> (FakeUpstream, Gate) {
+    let image = ImageBuilder::new(1).layer(3 * MIB).build();
+    let upstream = FakeUpstream::start().await;
+    upstream.add_image("acme/app", "1", &image);
+    let gate = Gate::new();
+    let path = format!("/v2/acme/app/blobs/{}", image.layers[0].digest);
+    let gated = Reply::Gated {
+        before: MIB,
+        gate: gate.clone(),
+    };
+    upstream.script("GET", &path, [gated]);
+    (upstream, gate)
+}
+
+#[tokio::test]
+async fn under_nohup_an_export_outlives_its_terminal() {
+    let (upstream, gate) = half_sent().await;
+    let place = served_before();
+    let to = format!("oci:{}", place.file("out").display());
+    let args = ["export", "quay.io/acme/app:1", &to];
+    let child = through_env("--ignore-signal=HUP", &place, &upstream, &args).spawn();
+    let child = child.unwrap();
+    gate.reached().await;
+    kill("-HUP", &child);
+    gate.open();
+    let output = within("the export", child.wait_with_output()).await;
+    let output = output.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(place.file("out/index.json").exists());
+}
+
+/// What was not there when the export began is added to, if somebody has made it a layout since, and is kept if it is none.
+#[tokio::test]
+async fn a_destination_that_has_come_meanwhile_is_added_to_or_kept() {
+    for meanwhile in ["a layout", "an empty directory", "a directory", "a file"] {
+        let (upstream, gate) = half_sent().await;
+        let (place, other) = (served_before(), served_before());
+        let out = place.file("out");
+        let images = out.join("images");
+        std::fs::create_dir(&out).unwrap();
+        let to = format!("oci:{}", images.display());
+        let export = |place: &Place, image: &str| {
+            let mut command = through(place, &upstream, &["export", image, &to]);
+            command.spawn().unwrap().wait_with_output()
+        };
+        let waiting = export(&place, "quay.io/acme/app:1");
+        gate.reached().await;
+        match meanwhile {
+            "a layout" => {
+                let output = within("the other", export(&other, "before:1")).await;
+                assert!(output.unwrap().status.success());
+            }
+            "a file" => std::fs::write(&images, "mine").unwrap(),
+            _ => std::fs::create_dir(&images).unwrap(),
+        }
+        if meanwhile == "a directory" {
+            std::fs::write(images.join("mine"), "mine").unwrap();
+        }
+        gate.open();
+        let output = within("the export", waiting).await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(names(&out), ["images"], "{meanwhile}: {said}");
+        let refusal = match meanwhile {
+            "a directory" => Some("it is no OCI layout, but holds \"mine\": name a new directory"),
+            "a file" => Some("it is there, and no directory"),
+            _ => None,
+        };
+        if let Some(refusal) = refusal {
+            assert_eq!(output.status.code(), Some(1), "{meanwhile}: {said}");
+            assert!(said.contains(refusal), "{meanwhile}: {said}");
+            continue;
+        }
+        assert!(output.status.success(), "{meanwhile}: {said}");
+        let index = std::fs::read(images.join("index.json")).unwrap();
+        let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+        let held = index["manifests"].as_array().unwrap().len();
+        let both = if meanwhile == "a layout" { 2 } else { 1 };
+        assert_eq!(held, both, "{meanwhile}: {index}");
+        let seed = Place::new().seeded(&[&format!("oci:{}", images.display())]);
+        assert_eq!(seed.len(), both, "{meanwhile}");
     }
 }
 

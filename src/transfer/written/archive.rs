@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    staged::{Staged, beside, failed},
+    staged::{Staged, beside, failed, followed},
     tar::Archive,
 };
 use crate::transfer::{Cancel, Error, temporary};
@@ -16,6 +16,8 @@ use crate::transfer::{Cancel, Error, temporary};
 /// Where an archive goes.
 pub struct Target {
     place: Place,
+    /// What messages call it.
+    shown: String,
     cancel: Cancel,
 }
 
@@ -30,16 +32,17 @@ impl Target {
     /// # Errors
     /// What is there is no file.
     pub fn new(path: &Path, cancel: &Cancel) -> Result<Self, Error> {
-        let target = |place| Self {
+        let target = |place, shown| Self {
             place,
+            shown,
             cancel: cancel.clone(),
         };
         if path == Path::new("-") {
-            return Ok(target(Place::Output));
+            return Ok(target(Place::Output, "standard output".to_owned()));
         }
-        let shown = path.display().to_string();
         // A link is followed, so that what it leads to is replaced.
-        let path = match fs::metadata(path) {
+        let (path, shown) = followed(path)?;
+        let path = match fs::metadata(&path) {
             Ok(found) if found.is_file() => {
                 fs::canonicalize(path).map_err(|error| failed(&shown, &error))?
             }
@@ -50,17 +53,25 @@ impl Target {
                         .to_owned(),
                 });
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => path,
             Err(error) => return Err(failed(&shown, &error)),
         };
-        Ok(target(Place::File(path)))
+        Ok(target(Place::File(path), shown))
     }
 
     /// Where what goes in is kept until then.
-    pub(super) fn beside(&self) -> PathBuf {
+    pub(super) fn stage(&self) -> Result<Staged, Error> {
         match &self.place {
-            Place::File(path) => beside(path),
-            Place::Output => temporary(),
+            Place::File(path) => Staged::below(&beside(path), &self.shown)
+                .map_err(|error| failed(&self.shown, &error)),
+            Place::Output => {
+                let directory = temporary();
+                let shown = format!("temporary files in {}", directory.display());
+                Staged::below(&directory, &shown).map_err(|error| Error::Destination {
+                    place: shown,
+                    why: format!("{error}: have TMPDIR name a directory that can be written to"),
+                })
+            }
         }
     }
 
@@ -81,7 +92,7 @@ impl Target {
         };
         match written {
             Err(_) if self.cancel.is_cancelled() => Err(Error::Interrupted),
-            other => other.map_err(|error| staged.failed(error)),
+            other => other.map_err(|error| failed(&self.shown, &error)),
         }
     }
 
@@ -103,10 +114,7 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::File(path) => path.display().fmt(f),
-            Place::Output => f.write_str("standard output"),
-        }
+        f.write_str(&self.shown)
     }
 }
 

@@ -80,7 +80,7 @@ struct RootFs {
 impl DockerWriter {
     pub fn new(target: Target, names: Names) -> Result<Self, Error> {
         Ok(Self {
-            staged: Staged::below(&target.beside(), &target.to_string())?,
+            staged: target.stage()?,
             target,
             names,
             parts: Mutex::default(),

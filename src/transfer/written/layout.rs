@@ -4,22 +4,24 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs::{self, File},
+    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
 use bytes::Bytes;
+use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 
 use super::{
     Names,
     archive::Target,
     names,
-    staged::{EXPORTS, Staged, beside, blob_name, copy, failed},
+    staged::{EXPORTS, Staged, beside, blob_name, copy, failed, followed},
 };
 use crate::{
-    transfer::{Destination, Error, Open},
+    transfer::{Destination, Error, Open, Verified},
     types::{Descriptor, Digest, Manifest, RepositoryName, Tag, manifest},
 };
 
@@ -32,7 +34,7 @@ pub struct LayoutWriter {
 }
 
 enum Place {
-    /// It becomes this directory, which is not there yet.
+    /// It becomes this directory, which was not there when it began.
     New(PathBuf),
     /// It is added to what this directory has.
     Present(PathBuf),
@@ -57,26 +59,23 @@ struct Entry {
 impl LayoutWriter {
     /// Into a directory: a new one, an empty one, or one that is a layout.
     pub fn directory(path: &Path, names: Names) -> Result<Self, Error> {
-        let shown = path.display().to_string();
-        let refused = |why: String| Error::Destination {
-            place: shown.clone(),
-            why,
-        };
-        let (place, parent) = match fs::metadata(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                (Place::New(path.to_owned()), beside(path))
+        let (path, shown) = followed(path)?;
+        let (place, parent) = match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let parent = beside(&path);
+                (Place::New(path), parent)
             }
             Err(error) => return Err(failed(&shown, &error)),
-            Ok(found) if !found.is_dir() => {
-                return Err(refused("it is there, and no directory".to_owned()));
-            }
             Ok(_) => {
-                check_is_layout(path).map_err(refused)?;
-                (Place::Present(path.to_owned()), path.to_owned())
+                check_is_layout(&path).map_err(|why| Error::Destination {
+                    place: shown.clone(),
+                    why,
+                })?;
+                (Place::Present(path.clone()), path)
             }
         };
         Ok(Self {
-            staged: Staged::below(&parent, &shown)?,
+            staged: Staged::below(&parent, &shown).map_err(|error| failed(&shown, &error))?,
             place,
             names,
             parts: Mutex::default(),
@@ -86,7 +85,7 @@ impl LayoutWriter {
     /// Into an archive.
     pub fn archive(target: Target, names: Names) -> Result<Self, Error> {
         Ok(Self {
-            staged: Staged::below(&target.beside(), &target.to_string())?,
+            staged: target.stage()?,
             place: Place::Archive(target),
             names,
             parts: Mutex::default(),
@@ -99,46 +98,66 @@ impl LayoutWriter {
     }
 
     fn put(&self, content: &Descriptor, bytes: &[u8]) -> Result<(), Error> {
-        self.staged.bytes(&blob_name(&content.digest), bytes)?;
+        self.staged
+            .bytes(&inside(&blob_name(&content.digest)), bytes)?;
         self.note(&content.digest);
         Ok(())
     }
 
-    /// What the directory's index says by now.
-    fn held_index(&self) -> Result<Option<Value>, Error> {
-        let Place::Present(path) = &self.place else {
-            return Ok(None);
-        };
-        let file = path.join(INDEX);
-        let shown = file.display().to_string();
-        let refused = |why: String| Error::Destination {
-            place: shown.clone(),
-            why,
-        };
-        let bytes = match fs::read(&file) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            read => read.map_err(|error| failed(&shown, &error))?,
-        };
-        manifest::layout_index(&bytes).map_err(|error| refused(error.to_string()))?;
-        let index = serde_json::from_slice(&bytes);
-        index.map(Some).map_err(|error| refused(error.to_string()))
+    /// Writes what is behind the blobs: the version, and an index of what is `held` and what is new.
+    fn describe(&self, held: Option<Value>, parts: &Parts) -> Result<(), Error> {
+        let mut index = held.unwrap_or_else(
+            || json!({"schemaVersion": 2, "mediaType": manifest::OCI_INDEX, "manifests": []}),
+        );
+        if let Some(Value::Array(manifests)) = index.get_mut("manifests") {
+            for entry in &parts.entries {
+                manifests.retain(|held| !entry.replaces(held));
+                let others = parts.entries.iter().filter_map(|other| other.name.as_ref());
+                let is_shared = entry.name.as_ref().is_some_and(|(name, tag)| {
+                    let mut others = others.filter(|(other, _)| other != name);
+                    others.any(|(_, other)| other == tag)
+                        || manifests
+                            .iter()
+                            .any(|held| annotation(held, REF_NAME) == Some(tag))
+                });
+                manifests.push(entry.descriptor(is_shared));
+            }
+        }
+        let index = serde_json::to_vec(&index).map_err(|error| self.staged.failed(error.into()))?;
+        self.staged.bytes(&inside(INDEX), &index)?;
+        let version = br#"{"imageLayoutVersion":"1.0.0"}"#;
+        self.staged.bytes(&inside(VERSION), version)
     }
 
-    /// Moves what was put into the directory, and names it last.
+    /// Becomes `path`, or is added to what has come there since.
+    fn become_directory(&self, path: &Path, parts: &Parts) -> Result<(), Error> {
+        self.describe(None, parts)?;
+        match fs::rename(self.staged.path(WHOLE), path) {
+            Err(_) if path.exists() => self.add_to(path, parts),
+            renamed => renamed.map_err(|error| self.staged.failed(error)),
+        }
+    }
+
+    /// Moves what was put into the directory, and names it last. Whoever else would meanwhile waits.
     fn add_to(&self, path: &Path, parts: &Parts) -> Result<(), Error> {
         let here = |error| self.staged.failed(error);
+        let turn = File::open(path).map_err(here)?;
+        flock(&turn, FlockOperation::LockExclusive).map_err(|error| here(error.into()))?;
+        check_is_layout(path).map_err(|why| here(io::Error::other(why)))?;
+        self.describe(held_index(path)?, parts)?;
+        // First of all: who finds blobs without it takes the directory for something else.
+        if !path.join(VERSION).exists() {
+            fs::rename(self.staged.path(&inside(VERSION)), path.join(VERSION)).map_err(here)?;
+        }
         for digest in &parts.contents {
             let name = blob_name(digest);
             let target = path.join(&name);
             if let Some(parent) = target.parent() {
                 fs::create_dir_all(parent).map_err(here)?;
             }
-            fs::rename(self.staged.path(&name), target).map_err(here)?;
+            fs::rename(self.staged.path(&inside(&name)), target).map_err(here)?;
         }
-        for name in [VERSION, INDEX] {
-            fs::rename(self.staged.path(name), path.join(name)).map_err(here)?;
-        }
-        Ok(())
+        fs::rename(self.staged.path(&inside(INDEX)), path.join(INDEX)).map_err(here)
     }
 
     fn pack(&self, target: &Target, parts: &Parts) -> Result<(), Error> {
@@ -152,10 +171,10 @@ impl LayoutWriter {
                         archive.directory(&name[..at])?;
                     }
                 }
-                archive.staged(name, name)?;
+                archive.staged(name, &inside(name))?;
             }
-            archive.staged(INDEX, INDEX)?;
-            archive.staged(VERSION, VERSION)
+            archive.staged(INDEX, &inside(INDEX))?;
+            archive.staged(VERSION, &inside(VERSION))
         })
     }
 }
@@ -163,14 +182,14 @@ impl LayoutWriter {
 impl Destination for LayoutWriter {
     fn has_blob(&self, _: &RepositoryName, blob: &Descriptor) -> Result<bool, Error> {
         let name = blob_name(&blob.digest);
-        if self.staged.size(&name) == Some(blob.size) {
+        if self.staged.size(&inside(&name)) == Some(blob.size) {
             return Ok(true);
         }
         let Place::Present(path) = &self.place else {
             return Ok(false);
         };
-        let found = fs::metadata(path.join(name));
-        Ok(found.is_ok_and(|found| found.is_file() && found.len() == blob.size))
+        // What is damaged is written anew.
+        Ok(File::open(path.join(name)).is_ok_and(|file| is_whole(&file, blob)))
     }
 
     fn put_blob(
@@ -179,11 +198,12 @@ impl Destination for LayoutWriter {
         blob: &Descriptor,
         content: &Open<'_>,
     ) -> Result<(), Error> {
-        self.staged.file(&blob_name(&blob.digest), |file| {
-            copy(blob, content, |piece| {
-                std::io::Write::write_all(file, piece)
-            })
-        })?;
+        self.staged
+            .file(&inside(&blob_name(&blob.digest)), |file| {
+                copy(blob, content, |piece| {
+                    std::io::Write::write_all(file, piece)
+                })
+            })?;
         self.note(&blob.digest);
         Ok(())
     }
@@ -219,33 +239,13 @@ impl Destination for LayoutWriter {
 
     fn finish(&self) -> Result<(), Error> {
         let parts = std::mem::take(&mut *self.parts.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut index = self.held_index()?.unwrap_or_else(
-            || json!({"schemaVersion": 2, "mediaType": manifest::OCI_INDEX, "manifests": []}),
-        );
-        if let Some(Value::Array(manifests)) = index.get_mut("manifests") {
-            for entry in &parts.entries {
-                manifests.retain(|held| !entry.replaces(held));
-                let others = parts.entries.iter().filter_map(|other| other.name.as_ref());
-                let is_shared = entry.name.as_ref().is_some_and(|(name, tag)| {
-                    let mut others = others.filter(|(other, _)| other != name);
-                    others.any(|(_, other)| other == tag)
-                        || manifests
-                            .iter()
-                            .any(|held| annotation(held, REF_NAME) == Some(tag))
-                });
-                manifests.push(entry.descriptor(is_shared));
-            }
-        }
-        let index = serde_json::to_vec(&index).map_err(|error| self.staged.failed(error.into()))?;
-        self.staged.bytes(INDEX, &index)?;
-        self.staged
-            .bytes(VERSION, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         match &self.place {
-            Place::Archive(target) => self.pack(target, &parts),
-            Place::Present(path) => self.add_to(path, &parts),
-            Place::New(path) => {
-                fs::rename(self.staged.directory(), path).map_err(|error| self.staged.failed(error))
+            Place::Archive(target) => {
+                self.describe(None, &parts)?;
+                self.pack(target, &parts)
             }
+            Place::Present(path) => self.add_to(path, &parts),
+            Place::New(path) => self.become_directory(path, &parts),
         }
     }
 }
@@ -294,8 +294,47 @@ fn annotation<'a>(held: &'a Value, key: &str) -> Option<&'a str> {
     held.get("annotations")?.get(key)?.as_str()
 }
 
-/// Whether an image may be added to a directory that is there; if not, why.
+/// Where it is staged: what becomes the directory is not what is locked while it is written.
+fn inside(name: &str) -> String {
+    format!("{WHOLE}/{name}")
+}
+
+fn is_whole(file: &File, blob: &Descriptor) -> bool {
+    let mut content = Verified::new(file, blob);
+    let mut buffer = vec![0; 256 << 10];
+    let sized = file.metadata();
+    sized.is_ok_and(|found| found.is_file() && found.len() == blob.size)
+        && loop {
+            match content.read(&mut buffer) {
+                Ok(0) => break true,
+                Ok(_) => {}
+                Err(_) => break false,
+            }
+        }
+}
+
+/// What the index of a directory says by now.
+fn held_index(path: &Path) -> Result<Option<Value>, Error> {
+    let file = path.join(INDEX);
+    let shown = file.display().to_string();
+    let refused = |why: String| Error::Destination {
+        place: shown.clone(),
+        why,
+    };
+    let bytes = match fs::read(&file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(|error| failed(&shown, &error))?,
+    };
+    manifest::layout_index(&bytes).map_err(|error| refused(error.to_string()))?;
+    let index = serde_json::from_slice(&bytes);
+    index.map(Some).map_err(|error| refused(error.to_string()))
+}
+
+/// Whether an image may be added to what is there; if not, why.
 fn check_is_layout(path: &Path) -> Result<(), String> {
+    if !path.is_dir() {
+        return Err("it is there, and no directory".to_owned());
+    }
     let entries = fs::read_dir(path).map_err(|error| error.to_string())?;
     let mut found = None;
     for entry in entries {
@@ -327,6 +366,7 @@ fn check_is_layout(path: &Path) -> Result<(), String> {
     }
 }
 
+const WHOLE: &str = "layout";
 const VERSION: &str = "oci-layout";
 const INDEX: &str = "index.json";
 const NAME: &str = "io.containerd.image.name";

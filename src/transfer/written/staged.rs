@@ -22,19 +22,14 @@ pub(super) struct Staged {
 
 impl Staged {
     /// Below `parent`, under a name that begins with a dot. `shown` is what messages call it.
-    pub(super) fn below(parent: &Path, shown: &str) -> Result<Self, Error> {
+    pub(super) fn below(parent: &Path, shown: &str) -> io::Result<Self> {
         EXPORTS.sweep(parent);
         let directory = EXPORTS.path(parent);
-        let claim = EXPORTS.make(&directory);
         Ok(Self {
-            _claim: claim.map_err(|error| failed(shown, &error))?,
+            _claim: EXPORTS.make(&directory)?,
             directory,
             shown: shown.to_owned(),
         })
-    }
-
-    pub(super) fn directory(&self) -> &Path {
-        &self.directory
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -147,6 +142,26 @@ pub(super) fn copy(
 /// Where an OCI layout has content.
 pub(super) fn blob_name(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm(), digest.hex())
+}
+
+/// Where `path` leads, also if nothing is there yet, and what messages call that.
+pub(super) fn followed(path: &Path) -> Result<(PathBuf, String), Error> {
+    let shown = path.display().to_string();
+    match fs::metadata(path) {
+        Ok(_) => return Ok((path.to_owned(), shown)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        // Links that lead round, among others.
+        Err(error) => return Err(failed(&shown, &error)),
+    }
+    let mut target = path.to_owned();
+    while let Ok(next) = fs::read_link(&target) {
+        target = beside(&target).join(next);
+    }
+    let shown = match target == path {
+        true => shown,
+        false => format!("{}, where the link {shown} leads", target.display()),
+    };
+    Ok((target, shown))
 }
 
 /// Beside `path`: where a rename onto it begins.
