@@ -135,11 +135,8 @@ impl Arguments {
             .which
             .running(|flags| flags.with(Key::Offline, offline));
         let (instance, sources) = found?;
-        match instance {
-            Some(instance) => {
-                let remote = reach::running(instance, self.user.as_deref())?;
-                Ok(From::Remote(remote))
-            }
+        match reach::running(instance, self.user.as_deref(), "--from")? {
+            Some(remote) => Ok(From::Remote(remote)),
             None => Ok(From::Data(Box::new(Config::from_sources(&sources)?))),
         }
     }
@@ -258,9 +255,9 @@ fn carry(
 }
 
 const AFTER_HELP: &str = "\
-Images come from the standin that runs, with what it would pull itself: within `standin run` that of the run, else the one of \
---ready-file or on --data. If none runs, they come from the data directory. Manifests are written byte for byte, and archives depend on their images alone: the same \
-images make the same file. Nothing is there under the destination's name before all of it is.
+Images come from the standin that runs, with what it would pull itself: within `standin run` that of the \
+run, else the one of --ready-file or on --data. If none runs, they come from the data directory. Manifests \
+are written byte for byte, and archives depend on their images alone: the same images make the same file. Nothing is there under the destination's name before all of it is.
 
 A layout that is there gets the images added; one that is called the same is replaced. A docker archive \
 holds each image for one platform, with its layers unpacked.

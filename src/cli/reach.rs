@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 use crate::{
     job::Instance,
@@ -35,8 +35,22 @@ pub(super) fn remote(
     Ok(Remote::new(url, access)?)
 }
 
-/// A standin that runs, logged in at as `user`, NAME:PASSWORD, or else with the credential that it has told.
-pub(super) fn running(instance: Instance, user: Option<&str>) -> anyhow::Result<Remote> {
+/// The standin that runs, if one does, logged in at as `user`, NAME:PASSWORD, or else with the credential that it has told.
+///
+/// # Errors
+/// A user is given, and there is nothing to log in at. `flag` would name a registry.
+pub(super) fn running(
+    instance: Option<Instance>,
+    user: Option<&str>,
+    flag: &str,
+) -> anyhow::Result<Option<Remote>> {
+    let Some(instance) = instance else {
+        ensure!(
+            user.is_none(),
+            "--user logs in at a registry, and no standin runs here: name one by {flag} URL, or leave --user out"
+        );
+        return Ok(None);
+    };
     let told = instance.user.zip(instance.password);
     let told = told.map(|(user, password)| Login::Password { user, password });
     let access = Access {
@@ -44,7 +58,7 @@ pub(super) fn running(instance: Instance, user: Option<&str>) -> anyhow::Result<
         ..Access::default()
     };
     let url: UpstreamUrl = instance.http.parse()?;
-    Ok(Remote::new(&url, access)?)
+    Ok(Some(Remote::new(&url, access)?))
 }
 
 fn login(text: &str) -> anyhow::Result<Login> {

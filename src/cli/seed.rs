@@ -78,8 +78,7 @@ impl Arguments {
                     log::info!("images go to the standin at {}", instance.http);
                 }
                 let user = self.user.as_deref();
-                let running = instance.map(|instance| reach::running(instance, user));
-                (running.transpose()?, sources)
+                (reach::running(instance, user, "--to")?, sources)
             }
         };
         let mut config = Config::from_sources(&sources)?;

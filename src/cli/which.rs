@@ -79,12 +79,12 @@ impl Which {
 }
 
 impl serve::Directories {
-    /// The content of the standin that a variable names, as `standin run` gives it to its command.
+    /// The content of the standin that a variable names, as `standin run` gives it to its command; also of one that has ended.
     pub(super) fn or_of_the_named(self) -> anyhow::Result<Self> {
         let Some(file) = variable(&self) else {
             return Ok(self);
         };
-        match alive(Instance::read(&file)?)? {
+        match Instance::read(&file)? {
             Some(instance) => self.at(&instance.data),
             None => Ok(self),
         }

@@ -38,20 +38,13 @@ pub(super) fn no_room(error: &io::Error) -> String {
 
 /// A file in `directory` that has no name.
 pub(super) fn unnamed(directory: &Path) -> io::Result<File> {
-    let failed = |error: io::Error| {
+    tempfile::tempfile_in(directory).map_err(|error| {
         let why = format!(
             "no temporary file can be made in {}, which TMPDIR decides: {error}",
             directory.display()
         );
         io::Error::new(error.kind(), why)
-    };
-    let name = format!(".standin-{}", UploadId::random());
-    let path = directory.join(name);
-    let mut open = OpenOptions::new();
-    open.read(true).write(true).create_new(true).mode(0o600);
-    let file = open.open(&path).map_err(failed)?;
-    fs::remove_file(&path).map_err(failed)?;
-    Ok(file)
+    })
 }
 
 /// Directories of one name but for an id behind it, which [`sweep`](Self::sweep) removes once nobody holds them.

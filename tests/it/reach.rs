@@ -95,6 +95,16 @@ fn one_that_is_named_and_has_ended_is_an_error() {
             "{text}"
         );
     }
+    // Its content is there still.
+    let mut listed = home.standin(&["list"]);
+    let listed = listed
+        .env("STANDIN_READY_FILE", home.path("ready"))
+        .output()
+        .unwrap();
+    assert!(
+        String::from_utf8_lossy(&listed.stdout).contains("docker.io/library/hello"),
+        "{listed:?}"
+    );
     let mut nowhere = home.standin(&["seed", "--ready-file", "none", HELLO]);
     let (status, text) = said(&mut nowhere);
     assert_eq!(status, 1);
@@ -105,6 +115,19 @@ fn one_that_is_named_and_has_ended_is_an_error() {
     let (status, text) = said(before.env("STANDIN_DATA", home.path("data")));
     assert_eq!(status, 0, "{text}");
     assert!(text.contains("no standin runs"), "{text}");
+    // Nobody is there to log in at.
+    for (images, flag) in [
+        (&["seed", HELLO][..], "--to"),
+        (&["export", "hello", "oci:out"], "--from"),
+    ] {
+        let (status, text) = said(&mut home.standin(&[images, &["--user", "ci:secret"]].concat()));
+        assert_eq!(status, 1);
+        assert!(
+            text.contains("no standin runs here") && text.contains(flag),
+            "{text}"
+        );
+    }
+    assert!(!home.path("out").exists());
 }
 
 #[test]
